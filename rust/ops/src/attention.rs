@@ -1,0 +1,57 @@
+use crate::Indices;
+
+/// Which tokens of the flat batch belong to whom, and where their keys and values are.
+///
+/// ```text
+///   rows       0   1   2   3   4   5   6         three sequences: a prefill chunk of 4 tokens, a chunk of 2, a decode
+///   sequence   a   a   a   a   b   b   c
+///   query_start_loc = [0, 4, 6, 7]
+///   positions       = [0, 1, 2, 3, 8, 9, 41]     b has 8 tokens computed before, c 41
+///   seq_lens        = [4, 10, 42]                keys visible to the last row of each
+///   slot_mapping[r] = where row r's key and value go
+///   block_table     = [[3, -], [7, -], [1, 9, 4]] flattened, max_blocks_per_seq to a row
+/// ```
+///
+/// Row `r` at position `p` attends to positions `0..=p` of its sequence (less, with a sliding window).
+#[derive(Debug, Clone)]
+pub struct AttentionMetadata {
+    /// Position of each row in its sequence, `[num_tokens]`.
+    pub positions: Indices,
+    /// Cache slot each row's key and value are written to, `[num_tokens]`.
+    pub slot_mapping: Indices,
+    /// First row of each sequence, then the number of rows, `[num_seqs + 1]`.
+    pub query_start_loc: Indices,
+    /// Tokens of each sequence whose keys exist once this step has written its own, `[num_seqs]`.
+    pub seq_lens: Indices,
+    /// Blocks of each sequence in order, `[num_seqs, max_blocks_per_seq]`; entries past a sequence's end are not read.
+    pub block_table: Indices,
+    /// Row length of `block_table`.
+    pub max_blocks_per_seq: usize,
+}
+
+impl AttentionMetadata {
+    /// Sequences in the batch.
+    pub fn num_seqs(&self) -> usize {
+        self.seq_lens.len()
+    }
+
+    /// Rows of the batch.
+    pub fn num_tokens(&self) -> usize {
+        self.positions.len()
+    }
+}
+
+/// What a model's attention layer computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct AttentionParams {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; each serves `num_heads / num_kv_heads` query heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// With `Some(w)`, position `p` sees positions `p - w + 1 ..= p` only.
+    pub sliding_window: Option<usize>,
+}

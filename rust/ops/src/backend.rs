@@ -1,0 +1,175 @@
+use std::fmt::Debug;
+
+use crate::{
+    AttentionMetadata, AttentionParams, DType, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result,
+    RopeTable, Tensor, Weight,
+};
+
+/// Elementwise non-linearity of a feed-forward layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// `x * sigmoid(x)`.
+    Silu,
+    /// `x * Phi(x)`, with the error function.
+    Gelu,
+    /// The tanh approximation of GELU (`gelu_new`, `gelu_pytorch_tanh`).
+    GeluTanh,
+    /// `max(x, 0)`.
+    Relu,
+}
+
+/// A device a model runs on: memory, weights and about twenty coarse ops.
+///
+/// [`ReferenceBackend`](crate::ReferenceBackend) defines what each op means; the conformance table holds the others
+/// to it. Contracts every implementation keeps:
+///
+/// * **Batch invariance.** A row's result depends on that row (for attention: its sequence) alone, bit for bit; never
+///   on how many rows stand beside it or how many threads run. Reductions have an order fixed by the row's shape.
+/// * Ops run in the order they are called. An op that returns has taken its place in that order, not necessarily run.
+/// * No allocation in a steady state: results come from an arena that reuses the memory of dropped tensors.
+pub trait Backend: Debug + Send + Sync {
+    /// Name users choose it by: `cpu`, `cuda`, `reference`.
+    fn name(&self) -> &'static str;
+
+    /// Whether there are kernels for weights of `dtype`. Asked while loading.
+    fn supports(&self, dtype: DType) -> bool;
+
+    // -- memory -------------------------------------------------------------------------------------------------
+
+    /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `dtype`.
+    ///
+    /// # Errors
+    /// Parts of different widths, a dtype without kernels, or no memory.
+    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight>;
+
+    /// Copies `rows * cols` values to the device. Vectors (norm weights, biases) are `[1, n]`.
+    ///
+    /// # Errors
+    /// A length that is not `rows * cols`, or no memory.
+    fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor>;
+
+    /// Makes a list usable as indices by the ops of this step.
+    ///
+    /// # Errors
+    /// No memory.
+    fn indices(&self, values: Vec<u32>) -> Result<Indices> {
+        Ok(Indices::host(values))
+    }
+
+    /// Calls `visit(row, values)` for every row of `x`, in order, once all ops before are done.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()>;
+
+    /// Reserves a paged cache. Its contents are undefined until written.
+    ///
+    /// # Errors
+    /// A dtype or block size without kernels, or no memory.
+    fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache>;
+
+    // -- ops ----------------------------------------------------------------------------------------------------
+
+    /// Rows `ids` of `table`: `[len(ids), in_features]`. Ids must be below `out_features`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for an id past the table.
+    fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor>;
+
+    /// `x @ weight.T + bias`: `[rows, in_features] -> [rows, out_features]`.
+    ///
+    /// `x` is rounded to a 16-bit weight's dtype first; products are summed in float32. `bias` is `[1, out_features]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the widths differ.
+    fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor>;
+
+    /// `x / sqrt(mean(x²) + eps) * weight` over each run of `weight.cols()` columns: over a whole row for a layer's norm,
+    /// over each head for qk-norm.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the weight's width does not divide the row.
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
+
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over each row.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when weight or bias have another width than `x`.
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor>;
+
+    /// `x += y`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the shapes differ.
+    fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()>;
+
+    /// `residual += x`, then its [`rms_norm`](Self::rms_norm).
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn add_rms_norm(&self, x: &Tensor, residual: &mut Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        self.add_assign(residual, x)?;
+        self.rms_norm(residual, weight, eps)
+    }
+
+    /// `residual += x`, then its [`layer_norm`](Self::layer_norm).
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn add_layer_norm(
+        &self,
+        x: &Tensor,
+        residual: &mut Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+    ) -> Result<Tensor> {
+        self.add_assign(residual, x)?;
+        self.layer_norm(residual, weight, bias, eps)
+    }
+
+    /// Rotates the first `rope.rotary_dim()` elements of every head of `x` by its row's position, in place.
+    ///
+    /// Pairs are `(i, i + rotary_dim / 2)`, as in Hugging Face checkpoints. Heads are runs of `head_dim` columns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row or a position is past the table.
+    fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()>;
+
+    /// Writes each row's keys and values, `[rows, num_kv_heads * head_dim]`, to its slot, rounded to the cache's dtype.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when shapes differ or a slot is past the cache.
+    fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()>;
+
+    /// Causal attention of `q`, `[rows, num_heads * head_dim]`, over the cached keys and values of each row's sequence,
+    /// this step's included. Same shape as `q`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads, cache and metadata do not fit together.
+    fn attention(
+        &self,
+        q: &Tensor,
+        layer: &KvCacheLayer,
+        metadata: &AttentionMetadata,
+        params: &AttentionParams,
+    ) -> Result<Tensor>;
+
+    /// `activation(x)`, elementwise.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// `activation(gate) * up` of `[rows, 2 * n]`, gate in the first `n` columns: `[rows, n]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for an odd width.
+    fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// Rows `rows` of `x`, in that order.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for a row past the end.
+    fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor>;
+}

@@ -1,0 +1,203 @@
+//! The operand checks every backend makes before it computes: one rule, one message.
+
+use crate::{
+    AttentionMetadata, AttentionParams, Error, HostMatrix, Indices, KvCacheLayer, Result, RopeTable, Tensor, Weight,
+};
+
+fn refuse(op: &'static str, detail: String) -> Result<()> {
+    Err(Error::Shape { op, detail })
+}
+
+fn require(holds: bool, op: &'static str, detail: impl FnOnce() -> String) -> Result<()> {
+    if holds { Ok(()) } else { refuse(op, detail()) }
+}
+
+/// Parts of a fused weight: at least one, all of one width. Returns `(out_features, in_features)`.
+///
+/// # Errors
+/// [`Error::Shape`] naming the widths.
+pub fn load_weight(parts: &[HostMatrix<'_>]) -> Result<(usize, usize)> {
+    let Some(first) = parts.first() else {
+        return Err(Error::Shape { op: "load_weight", detail: "no parts".into() });
+    };
+    for part in parts {
+        require(part.cols == first.cols, "load_weight", || {
+            format!("parts of {} and {} input features cannot be fused", first.cols, part.cols)
+        })?;
+    }
+    Ok((parts.iter().map(|part| part.rows).sum(), first.cols))
+}
+
+/// `values` fills `[rows, cols]`.
+///
+/// # Errors
+/// [`Error::Shape`] with both sizes.
+pub fn tensor(values: &[f32], rows: usize, cols: usize) -> Result<()> {
+    require(rows.checked_mul(cols) == Some(values.len()), "tensor", || {
+        format!("{} values do not fill [{rows}, {cols}]", values.len())
+    })
+}
+
+/// Every id is a row of the table.
+///
+/// # Errors
+/// [`Error::Shape`] naming the first id that is not.
+pub fn embedding(ids: &Indices, table: &Weight) -> Result<()> {
+    let limit = table.out_features();
+    match ids.as_slice().iter().find(|id| **id as usize >= limit) {
+        Some(id) => refuse("embedding", format!("id {id} of a table with {limit} rows")),
+        None => Ok(()),
+    }
+}
+
+/// `x` is as wide as the weight, the bias as its output.
+///
+/// # Errors
+/// [`Error::Shape`] with the widths.
+pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<()> {
+    require(x.cols() == weight.in_features(), "linear", || {
+        format!("{} columns into a weight of {} input features", x.cols(), weight.in_features())
+    })?;
+    match bias {
+        Some(bias) => vector("linear", "bias", bias, weight.out_features()),
+        None => Ok(()),
+    }
+}
+
+/// The weight's width divides the row.
+///
+/// # Errors
+/// [`Error::Shape`] with the widths.
+pub fn rms_norm(x: &Tensor, weight: &Tensor) -> Result<()> {
+    let width = weight.cols();
+    require(weight.rows() == 1 && width > 0 && x.cols().is_multiple_of(width), "rms_norm", || {
+        format!("a weight of [{}, {width}] does not divide rows of {}", weight.rows(), x.cols())
+    })
+}
+
+/// Weight and bias are as wide as the row.
+///
+/// # Errors
+/// [`Error::Shape`] with the widths.
+pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
+    vector("layer_norm", "weight", weight, x.cols())?;
+    bias.map_or(Ok(()), |bias| vector("layer_norm", "bias", bias, x.cols()))
+}
+
+/// Two tensors of one shape.
+///
+/// # Errors
+/// [`Error::Shape`] with both shapes.
+pub fn same_shape(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+    require(x.rows() == y.rows() && x.cols() == y.cols(), op, || {
+        format!("[{}, {}] and [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols())
+    })
+}
+
+/// Heads fill the rows, every row has a position and the table reaches it.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn rotary(x: &Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()> {
+    require(head_dim > 0 && x.cols().is_multiple_of(head_dim) && rope.rotary_dim() <= head_dim, "rotary", || {
+        format!("heads of {head_dim}, {} of them rotated, in rows of {}", rope.rotary_dim(), x.cols())
+    })?;
+    rows("rotary", "positions", positions, x.rows())?;
+    below("rotary", "position", positions, rope.num_positions())
+}
+
+/// Keys, values, slots and cache fit together.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn write_kv(k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
+    let spec = &layer.spec;
+    same_shape("write_kv", k, v)?;
+    require(k.cols() == spec.num_kv_heads * spec.head_dim, "write_kv", || {
+        format!("rows of {} into {} heads of {}", k.cols(), spec.num_kv_heads, spec.head_dim)
+    })?;
+    rows("write_kv", "slot_mapping", &metadata.slot_mapping, k.rows())?;
+    below("write_kv", "slot", &metadata.slot_mapping, spec.num_blocks * spec.block_size)
+}
+
+/// Queries, cache, metadata and parameters fit together, and every block that will be read exists.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn attention(
+    q: &Tensor,
+    layer: &KvCacheLayer,
+    metadata: &AttentionMetadata,
+    params: &AttentionParams,
+) -> Result<()> {
+    let spec = &layer.spec;
+    require(
+        params.head_dim == spec.head_dim
+            && params.num_kv_heads == spec.num_kv_heads
+            && params.num_kv_heads > 0
+            && params.num_heads.is_multiple_of(params.num_kv_heads)
+            && q.cols() == params.num_heads * params.head_dim,
+        "attention",
+        || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), spec.num_kv_heads, spec.head_dim),
+    )?;
+    rows("attention", "positions", &metadata.positions, q.rows())?;
+    rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
+    rows("attention", "block_table", &metadata.block_table, metadata.num_seqs() * metadata.max_blocks_per_seq)?;
+    let starts = metadata.query_start_loc.as_slice();
+    require(
+        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
+        "attention",
+        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
+    )?;
+    for (seq, &len) in metadata.seq_lens.as_slice().iter().enumerate() {
+        let blocks = (len as usize).div_ceil(spec.block_size);
+        let table = metadata.block_table.as_slice();
+        require(blocks <= metadata.max_blocks_per_seq, "attention", || {
+            format!("sequence {seq} of {len} tokens needs {blocks} blocks")
+        })?;
+        let own = &table[seq * metadata.max_blocks_per_seq..][..blocks];
+        require(own.iter().all(|block| (*block as usize) < spec.num_blocks), "attention", || {
+            format!("sequence {seq} has a block past the cache's {}", spec.num_blocks)
+        })?;
+        let span = starts[seq] as usize..starts[seq + 1] as usize;
+        require(metadata.positions.as_slice()[span].iter().all(|position| *position < len), "attention", || {
+            format!("sequence {seq} has a row past its {len} tokens")
+        })?;
+    }
+    Ok(())
+}
+
+/// An even width.
+///
+/// # Errors
+/// [`Error::Shape`] with the width.
+pub fn gated_activation(gate_up: &Tensor) -> Result<()> {
+    require(gate_up.cols().is_multiple_of(2), "gated_activation", || {
+        format!("{} columns are not a gate and an equally wide up projection", gate_up.cols())
+    })
+}
+
+/// Every index is a row of `x`.
+///
+/// # Errors
+/// [`Error::Shape`] naming the first that is not.
+pub fn gather_rows(x: &Tensor, indices: &Indices) -> Result<()> {
+    below("gather_rows", "row", indices, x.rows())
+}
+
+fn vector(op: &'static str, name: &str, value: &Tensor, width: usize) -> Result<()> {
+    require(value.rows() == 1 && value.cols() == width, op, || {
+        format!("{name} is [{}, {}], expected [1, {width}]", value.rows(), value.cols())
+    })
+}
+
+fn rows(op: &'static str, name: &str, indices: &Indices, want: usize) -> Result<()> {
+    require(indices.len() == want, op, || format!("{name} has {} entries, expected {want}", indices.len()))
+}
+
+fn below(op: &'static str, name: &str, indices: &Indices, limit: usize) -> Result<()> {
+    match indices.as_slice().iter().find(|index| **index as usize >= limit) {
+        Some(index) => refuse(op, format!("{name} {index} is not below {limit}")),
+        None => Ok(()),
+    }
+}

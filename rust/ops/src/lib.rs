@@ -1,0 +1,31 @@
+//! What a model is computed with: tensors, weights, the [`Backend`] trait and its reference implementation.
+//!
+//! ```text
+//!   models ──► dyn Backend ◄── ReferenceBackend   candle, float32, defines what every op means
+//!                          ◄── CpuBackend         rust/cpu
+//!                          ◄── CudaBackend        rust/cuda
+//! ```
+//!
+//! Everything here is device-neutral: a [`Tensor`] is a view of storage that only its backend can look into.
+
+mod attention;
+mod backend;
+pub mod check;
+pub mod conformance;
+mod dtype;
+mod error;
+mod kv_cache;
+pub mod reference;
+mod rope;
+mod tensor;
+mod weight;
+
+pub use attention::{AttentionMetadata, AttentionParams};
+pub use backend::{Activation, Backend};
+pub use dtype::DType;
+pub use error::{Error, Result};
+pub use kv_cache::{KvCache, KvCacheLayer, KvCacheSpec};
+pub use reference::ReferenceBackend;
+pub use rope::{RopeScaling, RopeTable};
+pub use tensor::{Indices, Storage, Tensor};
+pub use weight::{HostMatrix, Weight};

@@ -1,0 +1,282 @@
+//! The reference backend: every op in a few obviously right lines of candle, in float32.
+//!
+//! It defines what the ops mean, runs any model before a fast kernel exists, and keeps the whole computation in
+//! candle's differentiable tensors. It makes no promise of speed.
+
+use std::any::Any;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::{D, Device, Tensor as Candle};
+
+use crate::{
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, check,
+};
+
+const NAME: &str = "reference";
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        Self::Backend { backend: NAME, message: error.to_string() }
+    }
+}
+
+/// Candle on the CPU, float32 throughout.
+#[derive(Debug, Default, Clone, Copy)]
+pub struct ReferenceBackend;
+
+/// A matrix of activations or a weight.
+#[derive(Debug)]
+struct Matrix(Candle);
+
+/// One layer's cache: a row of `num_kv_heads * head_dim` values for every slot.
+#[derive(Debug)]
+struct Slots(Mutex<SlotRows>);
+
+#[derive(Debug)]
+struct SlotRows {
+    keys: Vec<Vec<f32>>,
+    values: Vec<Vec<f32>>,
+}
+
+impl Storage for Matrix {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+impl Storage for Slots {
+    fn as_any(&self) -> &dyn Any {
+        self
+    }
+}
+
+fn downcast<T: Any>(storage: &Arc<dyn Storage>) -> Result<&T> {
+    storage.as_any().downcast_ref().ok_or(Error::ForeignStorage { backend: NAME })
+}
+
+/// The candle tensor a view stands for, `[rows, cols]`.
+fn candle(x: &Tensor) -> Result<Candle> {
+    Ok(downcast::<Matrix>(x.storage())?.0.narrow(1, x.offset(), x.cols())?)
+}
+
+fn wrap(x: Candle) -> Result<Tensor> {
+    let (rows, cols) = x.dims2()?;
+    Ok(Tensor::new(Arc::new(Matrix(x)), rows, cols))
+}
+
+fn weight_matrix(weight: &Weight) -> Result<(&Candle, DType)> {
+    match weight {
+        Weight::Dense { storage, dtype, .. } => Ok((&downcast::<Matrix>(storage)?.0, *dtype)),
+    }
+}
+
+fn round(x: Candle, dtype: DType) -> Result<Candle> {
+    let dtype = match dtype {
+        DType::F32 => return Ok(x),
+        DType::F16 => candle_core::DType::F16,
+        DType::BF16 => candle_core::DType::BF16,
+    };
+    Ok(x.to_dtype(dtype)?.to_dtype(candle_core::DType::F32)?)
+}
+
+fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
+    Ok(match activation {
+        Activation::Silu => x.silu()?,
+        Activation::Gelu => x.gelu_erf()?,
+        Activation::GeluTanh => x.gelu()?,
+        Activation::Relu => x.relu()?,
+    })
+}
+
+impl Backend for ReferenceBackend {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports(&self, _dtype: DType) -> bool {
+        true
+    }
+
+    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight> {
+        let (out_features, in_features) = check::load_weight(parts)?;
+        let values: Vec<f32> = parts
+            .iter()
+            .flat_map(|part| (0..part.rows).flat_map(|row| part.row(row)))
+            .map(|value| dtype.round(value))
+            .collect();
+        let matrix = Candle::from_vec(values, (out_features, in_features), &Device::Cpu)?;
+        Ok(Weight::Dense { dtype, out_features, in_features, storage: Arc::new(Matrix(matrix)) })
+    }
+
+    fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
+        check::tensor(values, rows, cols)?;
+        wrap(Candle::from_slice(values, (rows, cols), &Device::Cpu)?)
+    }
+
+    fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        for (row, values) in candle(x)?.to_vec2::<f32>()?.iter().enumerate() {
+            visit(row, values);
+        }
+        Ok(())
+    }
+
+    fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
+        let layer = || {
+            let row = vec![f32::NAN; spec.num_kv_heads * spec.head_dim];
+            let rows = vec![row; spec.num_blocks * spec.block_size];
+            let slots = Slots(Mutex::new(SlotRows { keys: rows.clone(), values: rows }));
+            KvCacheLayer { spec: *spec, storage: Arc::new(slots) }
+        };
+        Ok(KvCache::new(*spec, (0..spec.num_layers).map(|_| layer()).collect()))
+    }
+
+    fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
+        check::embedding(ids, table)?;
+        let ids = Candle::from_slice(ids.as_slice(), ids.len(), &Device::Cpu)?;
+        wrap(weight_matrix(table)?.0.index_select(&ids, 0)?)
+    }
+
+    fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        let (matrix, dtype) = weight_matrix(weight)?;
+        let y = round(candle(x)?.contiguous()?, dtype)?.matmul(&matrix.t()?)?;
+        match bias {
+            Some(bias) => wrap(y.broadcast_add(&candle(bias)?)?),
+            None => wrap(y),
+        }
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        check::rms_norm(x, weight)?;
+        let groups = candle(x)?.reshape((x.rows(), x.cols() / weight.cols(), weight.cols()))?;
+        let mean = groups.sqr()?.mean_keepdim(D::Minus1)?;
+        let normed = groups.broadcast_div(&(mean + f64::from(eps))?.sqrt()?)?;
+        wrap(normed.broadcast_mul(&candle(weight)?)?.reshape((x.rows(), x.cols()))?)
+    }
+
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        check::layer_norm(x, weight, bias)?;
+        let x = candle(x)?;
+        let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(1)?;
+        let normed = centred.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
+        let scaled = normed.broadcast_mul(&candle(weight)?)?;
+        match bias {
+            Some(bias) => wrap(scaled.broadcast_add(&candle(bias)?)?),
+            None => wrap(scaled),
+        }
+    }
+
+    fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        check::same_shape("add_assign", x, y)?;
+        *x = wrap((candle(x)? + candle(y)?)?)?;
+        Ok(())
+    }
+
+    fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()> {
+        check::rotary(x, rope, positions, head_dim)?;
+        let (rows, half) = (x.rows(), rope.rotary_dim() / 2);
+        let positions = Candle::from_slice(positions.as_slice(), rows, &Device::Cpu)?;
+        let cos = candle(&rope.cos)?.index_select(&positions, 0)?.unsqueeze(1)?;
+        let sin = candle(&rope.sin)?.index_select(&positions, 0)?.unsqueeze(1)?;
+        let heads = candle(x)?.reshape((rows, x.cols() / head_dim, head_dim))?;
+        let (a, b) = (heads.narrow(2, 0, half)?, heads.narrow(2, half, half)?);
+        let rest = heads.narrow(2, 2 * half, head_dim - 2 * half)?;
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        *x = wrap(Candle::cat(&[first, second, rest], 2)?.reshape((rows, x.cols()))?)?;
+        Ok(())
+    }
+
+    fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
+        check::write_kv(k, v, layer, metadata)?;
+        let keys = round(candle(k)?, layer.spec.dtype)?.to_vec2::<f32>()?;
+        let values = round(candle(v)?, layer.spec.dtype)?.to_vec2::<f32>()?;
+        let mut rows = downcast::<Slots>(&layer.storage)?.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for ((slot, key), value) in metadata.slot_mapping.as_slice().iter().zip(keys).zip(values) {
+            rows.keys[*slot as usize] = key;
+            rows.values[*slot as usize] = value;
+        }
+        Ok(())
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        layer: &KvCacheLayer,
+        metadata: &AttentionMetadata,
+        params: &AttentionParams,
+    ) -> Result<Tensor> {
+        check::attention(q, layer, metadata, params)?;
+        let rows = downcast::<Slots>(&layer.storage)?.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let q = candle(q)?.contiguous()?;
+        let mut outputs = Vec::with_capacity(metadata.num_seqs());
+        for seq in 0..metadata.num_seqs() {
+            let start = metadata.query_start_loc.as_slice()[seq] as usize;
+            let end = metadata.query_start_loc.as_slice()[seq + 1] as usize;
+            if start == end {
+                continue;
+            }
+            let blocks = &metadata.block_table.as_slice()[seq * metadata.max_blocks_per_seq..];
+            let slots: Vec<usize> = (0..metadata.seq_lens.as_slice()[seq] as usize)
+                .map(|i| blocks[i / layer.spec.block_size] as usize * layer.spec.block_size + i % layer.spec.block_size)
+                .collect();
+            let positions = &metadata.positions.as_slice()[start..end];
+            outputs.push(attend(&q.narrow(0, start, end - start)?, &rows, &slots, positions, params)?);
+        }
+        wrap(Candle::cat(&outputs, 0)?)
+    }
+
+    fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        wrap(activate(&candle(x)?, activation)?)
+    }
+
+    fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
+        check::gated_activation(gate_up)?;
+        let half = gate_up.cols() / 2;
+        let x = candle(gate_up)?;
+        wrap((activate(&x.narrow(1, 0, half)?, activation)? * x.narrow(1, half, half)?)?)
+    }
+
+    fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
+        check::gather_rows(x, rows)?;
+        let indices = Candle::from_slice(rows.as_slice(), rows.len(), &Device::Cpu)?;
+        wrap(candle(x)?.contiguous()?.index_select(&indices, 0)?)
+    }
+}
+
+/// Softmax attention of one sequence's rows `q`, `[rows, num_heads * head_dim]`, over its `slots` in order.
+fn attend(
+    q: &Candle,
+    cache: &SlotRows,
+    slots: &[usize],
+    positions: &[u32],
+    params: &AttentionParams,
+) -> Result<Candle> {
+    let (rows, keys) = (positions.len(), slots.len());
+    let gather = |from: &[Vec<f32>]| -> Result<Candle> {
+        let values: Vec<f32> = slots.iter().flat_map(|slot| from[*slot].iter().copied()).collect();
+        let heads =
+            Candle::from_vec(values, (keys, params.num_kv_heads, params.head_dim), &Device::Cpu)?.transpose(0, 1)?;
+        // Each KV head serves a run of query heads.
+        let group = params.num_heads / params.num_kv_heads;
+        let shape = (params.num_kv_heads, group, keys, params.head_dim);
+        Ok(heads.unsqueeze(1)?.broadcast_as(shape)?.reshape((params.num_heads, keys, params.head_dim))?)
+    };
+    let mask: Vec<f32> = positions
+        .iter()
+        .flat_map(|position| {
+            let last = *position as usize;
+            let first = params.sliding_window.map_or(0, |window| (last + 1).saturating_sub(window));
+            (0..keys).map(move |key| if (first..=last).contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+        })
+        .collect();
+    let q = q.reshape((rows, params.num_heads, params.head_dim))?.transpose(0, 1)?.contiguous()?;
+    let scores = (q.matmul(&gather(&cache.keys)?.t()?.contiguous()?)? * f64::from(params.scale))?;
+    let scores = scores.broadcast_add(&Candle::from_vec(mask, (1, rows, keys), &Device::Cpu)?)?;
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?;
+    let out = weights.matmul(&gather(&cache.values)?.contiguous()?)?;
+    Ok(out.transpose(0, 1)?.reshape((rows, params.num_heads * params.head_dim))?)
+}

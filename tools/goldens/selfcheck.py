@@ -1,0 +1,69 @@
+"""Checks on finished model folders: are the references right, and would they catch a mistake?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import exact
+from exact import Array, Tensors
+
+MAX_ERROR = 5e-5
+"""Largest distance of a stored float32 log probability from the float64 value: half of what tests allow."""
+
+MIN_EFFECT = 1e-2
+"""A lost tensor or setting must move some stored log probability by this much: 100 times what tests allow."""
+
+
+def check_folder(folder: Path, reference: dict[str, Any]) -> tuple[float, float]:
+    """Return the largest error of the stored values, and the smallest effect of any mistake tried."""
+    config, tensors = exact.load(folder)
+    error = max(_distance(config, tensors, prompt) for prompt in reference["prompts"])
+    if error > MAX_ERROR:
+        raise RuntimeError(f"{folder.name}: a stored value is {error:.1e} from the float64 value")
+    longest = max(reference["prompts"], key=lambda prompt: len(prompt["prompt_token_ids"]))
+    effects = {
+        what: _distance(wrong_config, wrong_tensors, longest)
+        for what, wrong_config, wrong_tensors in _mistakes(config, tensors)
+    }
+    for what, effect in effects.items():
+        if effect < MIN_EFFECT:
+            raise RuntimeError(f"{folder.name}: {what} moves the references by {effect:.1e} only")
+    return error, min(effects.values())
+
+
+def _distance(config: dict[str, Any], tensors: Tensors, prompt: dict[str, Any]) -> float:
+    """Largest difference between the stored log probabilities of one prompt and the float64 ones."""
+    ids = prompt["prompt_token_ids"] + prompt["greedy_token_ids"]
+    table: Array = exact.logprobs(config, tensors, ids[:-1])
+    stored = np.concatenate([prompt["prompt_logprobs"], prompt["greedy_logprobs"]])
+    chosen = table[np.arange(len(ids) - 1), ids[1:]]
+    top = table[len(prompt["prompt_token_ids"]) - 1, prompt["top5_token_ids"]]
+    return float(max(np.abs(chosen - stored).max(), np.abs(top - prompt["top5_logprobs"]).max()))
+
+
+def _mistakes(
+    config: dict[str, Any], tensors: Tensors
+) -> Iterator[tuple[str, dict[str, Any], Tensors]]:
+    """Every tensor left at its default (a norm at one, all others at zero), every special setting ignored."""
+    for name, value in tensors.items():
+        is_norm = name.endswith(".weight") and ("norm" in name or ".ln_" in name)
+        yield f"losing {name}", config, {**tensors, name: np.full_like(value, float(is_norm))}
+    if rope := config.get("rope_parameters"):
+        plain = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
+        if rope["rope_type"] != "default":
+            yield "ignoring rope scaling", {**config, "rope_parameters": plain}, tensors
+        other = {**rope, "rope_theta": rope["rope_theta"] * 2}
+        yield "another rope_theta", {**config, "rope_parameters": other}, tensors
+    if config.get("rope_scaling"):
+        yield "ignoring rope scaling", {**config, "rope_scaling": None}, tensors
+    if "rope_theta" in config:
+        yield "another rope_theta", {**config, "rope_theta": config["rope_theta"] * 2}, tensors
+    if config.get("sliding_window"):
+        flipped = not config.get("use_sliding_window", True)
+        yield "the wrong attention window", {**config, "use_sliding_window": flipped}, tensors
+    if config.get("rms_norm_eps", 0) > 1e-4:
+        yield "another rms_norm_eps", {**config, "rms_norm_eps": 1e-5}, tensors

@@ -1,0 +1,127 @@
+"""Seeded weights, and writing a model folder the way checkpoints on the hub are laid out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from cases import Case
+
+LOGIT_STD = 2.5
+"""Target standard deviation of the logits: wide enough that the best token has a clear lead."""
+
+# Standard deviation of a matrix's output for an input of unit variance. Queries and keys are large so that
+# attention is selective; what is written to the residual stream outweighs the embedding, so that a
+# continuation depends on attention and does not merely repeat its last token.
+GAINS = {
+    "q_proj": 1.2, "k_proj": 1.2, "v_proj": 1.0, "o_proj": 1.5,
+    "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5,
+    "c_attn": 1.6, "c_fc": 1.5, "c_proj": 1.6, "lm_head": LOGIT_STD,
+}  # fmt: skip
+
+
+def rng_for(*key: object) -> np.random.Generator:
+    """A generator that depends on nothing but `key`; NumPy keeps its streams across versions and machines."""
+    digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
+
+
+def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarray:
+    """The value of one parameter, float32. No bias is zero and no norm is one, so that a lost one is seen."""
+    noise = rng_for("weights", case.name, name).standard_normal(shape, dtype=np.float32)
+    module, kind = name.split(".")[-2:]
+    if kind == "bias":
+        return noise * np.float32(0.15)
+    if "norm" in module or module.startswith("ln_"):
+        return (1 + np.float32(0.25) * noise) * np.float32(1.3 if module[1:] == "_norm" else 1.0)
+    if module == "wpe":
+        return noise
+    if module in ("embed_tokens", "wte"):
+        return noise * np.float32(LOGIT_STD / np.sqrt(shape[1]) if tied else 1.0)
+    fan_in = shape[0] if module.startswith("c_") else shape[1]  # c_*: GPT-2 stores [in, out]
+    return noise * np.float32(GAINS[module] / np.sqrt(fan_in))
+
+
+def build_model(case: Case) -> PreTrainedModel:
+    """A model with seeded weights, float32 values already rounded to the case's dtype."""
+    config = case.config()
+    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            value = _draw(case, name, tuple(parameter.shape), config.tie_word_embeddings)
+            parameter.copy_(torch.from_numpy(value))
+    return model.to(getattr(torch, case.dtype))
+
+
+def save_model(case: Case, folder: Path) -> None:
+    """Write `config.json`, `config.other.json`, the weights and `generation_config.json`."""
+    model = build_model(case)
+    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    # A little above an equal share: a shard closes before the tensor that would overfill it.
+    limit = total if case.num_shards == 1 else total * 5 // (case.num_shards * 4)
+    model.save_pretrained(folder, max_shard_size=limit + 1)
+    shards = list(folder.glob("model*.safetensors"))
+    if len(shards) != case.num_shards:
+        raise RuntimeError(f"{case.name}: {len(shards)} weight files, {case.num_shards} wanted")
+    if case.original_gpt2_names:
+        _to_original_gpt2(folder / "model.safetensors", model.config.n_positions)
+    _write_configs(case, folder)
+
+
+def _to_original_gpt2(path: Path, n_positions: int) -> None:
+    """Rename and extend a GPT-2 file to what the first GPT-2 uploads hold."""
+    tensors = {name.removeprefix("transformer."): value for name, value in load_file(path).items()}
+    mask = torch.ones(n_positions, n_positions).tril().view(1, 1, n_positions, n_positions)
+    layers = {name.split(".")[1] for name in tensors if name.startswith("h.")}
+    tensors |= {f"h.{layer}.attn.bias": mask.clone() for layer in layers}
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
+def _write_configs(case: Case, folder: Path) -> None:
+    """Give `config.json` the case's spelling and `config.other.json` the other one; both must read alike."""
+    path = folder / "config.json"
+    v5 = json.loads(path.read_text())
+    texts = {"v5": v5, "v4": _to_v4(v5, case)}
+    read = {}
+    for spelling, fields in texts.items():
+        path.write_text(json.dumps(fields, indent=2, sort_keys=True) + "\n")
+        read[spelling] = AutoConfig.from_pretrained(folder).to_dict()
+        _forget_what_only_v4_says(read[spelling])
+    if read["v4"] != read["v5"]:
+        different = {k: (read["v4"].get(k), v) for k, v in read["v5"].items() if read["v4"].get(k) != v}
+        raise RuntimeError(f"{case.name}: the two spellings read differently: {different}")
+    other = "v4" if case.spelling == "v5" else "v5"
+    for name, spelling in (("config.json", case.spelling), ("config.other.json", other)):
+        (folder / name).write_text(json.dumps(texts[spelling], indent=2, sort_keys=True) + "\n")
+
+
+def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
+    """Remove what may differ between the spellings without a meaning for the model."""
+    for key in ("transformers_version", "max_window_layers", "n_ctx"):
+        read.pop(key, None)
+    read["dtype"] = read["dtype"] or "float32"  # a file without a dtype: the default is meant
+    (read.get("rope_parameters") or {}).pop("type", None)  # the oldest name of rope_type
+
+
+def _to_v4(v5: dict[str, Any], case: Case) -> dict[str, Any]:
+    """The same configuration as transformers 4 wrote it."""
+    v4 = {k: v for k, v in v5.items() if k not in ("rope_parameters", "dtype", "layer_types")}
+    v4 |= {"torch_dtype": v5["dtype"], "transformers_version": "4.51.3"}
+    if "rope_parameters" in v5:
+        rope = dict(v5["rope_parameters"])
+        v4["rope_theta"] = rope.pop("rope_theta")
+        v4["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    for key, value in case.v4_extra.items():
+        v4[key] = value
+        if value is None:
+            del v4[key]
+        elif value is ...:  # an explicit null
+            v4[key] = None
+    return v4
