@@ -4,25 +4,12 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, Final, final
 
+from rustllm.errors import EngineDeadError as EngineDeadError
+from rustllm.errors import ModelLoadError as ModelLoadError
+from rustllm.errors import RustllmError as RustllmError
+from rustllm.errors import ValidationError as ValidationError
+
 __version__: Final[str]
-
-class RustllmError(Exception):
-    """Base class of every error rustllm raises on purpose."""
-
-class ValidationError(RustllmError, ValueError):
-    """A request or an engine argument outside what is allowed.
-
-    `parameter` names the field and `value` holds what was given, when there is one field to blame.
-    """
-
-    parameter: str | None
-    value: Any
-
-class ModelLoadError(RustllmError, ValueError):
-    """A model folder that cannot be loaded: missing or corrupt files, wrong shapes, unsupported architecture."""
-
-class EngineDeadError(RustllmError, RuntimeError):
-    """The engine thread has stopped and takes no more requests."""
 
 @final
 class EngineOutput:

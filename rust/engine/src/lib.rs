@@ -1,1 +1,31 @@
-//! placeholder
+//! The engine: a scheduler's decisions carried out on a model, a step at a time.
+//!
+//! ```text
+//!   EngineHandle ──commands──► engine thread ──outputs──► EngineHandle::step
+//!                              │ Engine::step
+//!                              │   scheduler.schedule()      which tokens of which sequences
+//!                              │   runner.execute()          forward, logits, sample
+//!                              │   scheduler.update()        append, finish, free
+//! ```
+//!
+//! Token ids in, token ids out: text is the caller's business.
+
+mod config;
+mod device;
+mod engine;
+mod error;
+mod handle;
+mod limits;
+mod memory;
+mod model_runner;
+mod output;
+pub mod sampler;
+
+pub use config::{EngineConfig, GIB};
+pub use device::Device;
+pub use engine::{Engine, ModelInfo};
+pub use error::{EngineError, InvalidArgument};
+pub use handle::EngineHandle;
+pub use limits::Limits;
+pub use output::{EngineOutput, EngineRequest, EngineStats, PromptLogprobs};
+pub use rustllm_models::supported_architectures;

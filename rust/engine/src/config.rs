@@ -1,0 +1,148 @@
+use std::path::PathBuf;
+
+use rustllm_core::SchedulingPolicy;
+use rustllm_ops::DType;
+use serde_json::{Map, Value};
+
+use crate::sampler::LogprobsMode;
+use crate::{Device, InvalidArgument};
+
+/// Bytes in a GiB.
+pub const GIB: u64 = 1 << 30;
+
+/// Arguments of an engine, by vLLM's names and with its defaults.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Folder with `config.json` and safetensors.
+    pub model: PathBuf,
+    /// Element type of weights and cache; `None` takes the checkpoint's.
+    pub dtype: Option<DType>,
+    /// Where to compute.
+    pub device: Device,
+    /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
+    pub max_model_len: Option<usize>,
+    /// Sequences that may run at once.
+    pub max_num_seqs: usize,
+    /// Tokens a step may compute, over all sequences.
+    pub max_num_batched_tokens: usize,
+    /// Tokens a cache block holds.
+    pub block_size: usize,
+    /// Number of cache blocks, whatever the memory.
+    pub num_gpu_blocks_override: Option<usize>,
+    /// Bytes of the cache; goes before `gpu_memory_utilization`.
+    pub kv_cache_memory_bytes: Option<u64>,
+    /// Share of the free memory that the cache may take once the weights are loaded.
+    pub gpu_memory_utilization: f64,
+    /// Keep finished blocks and reuse them for equal prefixes.
+    pub enable_prefix_caching: bool,
+    /// Who runs first when not all can.
+    pub scheduling_policy: SchedulingPolicy,
+    /// Seed for requests that bring none.
+    pub seed: u64,
+    /// Compute threads; `None` for one a core this process may use.
+    pub num_threads: Option<usize>,
+    /// Most logprobs a request may ask for; -1 for the whole vocabulary.
+    pub max_logprobs: i32,
+    /// Which logprobs are returned.
+    pub logprobs_mode: LogprobsMode,
+    /// Fields that replace those of `config.json`.
+    pub hf_overrides: Map<String, Value>,
+    /// End-of-sequence tokens; `None` for the model folder's.
+    pub eos_token_ids: Option<Vec<u32>>,
+}
+
+impl EngineConfig {
+    /// The defaults for the model in `model`.
+    pub fn new(model: impl Into<PathBuf>) -> Self {
+        Self {
+            model: model.into(),
+            dtype: None,
+            device: Device::Auto,
+            max_model_len: None,
+            max_num_seqs: 128,
+            max_num_batched_tokens: 2048,
+            block_size: 16,
+            num_gpu_blocks_override: None,
+            kv_cache_memory_bytes: None,
+            gpu_memory_utilization: 0.92,
+            enable_prefix_caching: true,
+            scheduling_policy: SchedulingPolicy::Fcfs,
+            seed: 0,
+            num_threads: None,
+            max_logprobs: 20,
+            logprobs_mode: LogprobsMode::RawLogprobs,
+            hf_overrides: Map::new(),
+            eos_token_ids: None,
+        }
+    }
+
+    /// Checks every rule that needs no model.
+    ///
+    /// # Errors
+    /// The first field out of range.
+    pub fn verify(&self) -> Result<(), InvalidArgument> {
+        let refuse = |parameter: &str, value: String, allowed: &str| {
+            let message = format!("{parameter} must be {allowed}, got {value}");
+            Err(InvalidArgument::new(parameter, value, message))
+        };
+        let counts = [
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len.unwrap_or(1)),
+            ("num_gpu_blocks_override", self.num_gpu_blocks_override.unwrap_or(1)),
+            ("num_threads", self.num_threads.unwrap_or(1)),
+        ];
+        for (parameter, value) in counts {
+            if value == 0 || u32::try_from(value).is_err() {
+                return refuse(parameter, value.to_string(), "between 1 and 4294967295");
+            }
+        }
+        if self.block_size == 0 || !self.block_size.is_multiple_of(16) || self.block_size > 1024 {
+            return refuse("block_size", self.block_size.to_string(), "a multiple of 16, at most 1024");
+        }
+        if !(self.gpu_memory_utilization > 0.0 && self.gpu_memory_utilization <= 1.0) {
+            return refuse("gpu_memory_utilization", self.gpu_memory_utilization.to_string(), "in (0, 1]");
+        }
+        if self.kv_cache_memory_bytes == Some(0) {
+            return refuse("kv_cache_memory_bytes", "0".into(), "at least one block's bytes");
+        }
+        if self.max_logprobs < -1 {
+            return refuse("max_logprobs", self.max_logprobs.to_string(), "non-negative or -1");
+        }
+        if self.max_num_batched_tokens < self.max_num_seqs {
+            return Err(InvalidArgument::new(
+                "max_num_batched_tokens",
+                self.max_num_batched_tokens,
+                format!(
+                    "max_num_batched_tokens ({}) must be greater than or equal to max_num_seqs ({})",
+                    self.max_num_batched_tokens, self.max_num_seqs
+                ),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(change: impl FnOnce(&mut EngineConfig)) -> String {
+        let mut config = EngineConfig::new("model");
+        change(&mut config);
+        config.verify().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn names_the_field_the_value_and_what_is_allowed() {
+        assert_eq!(refused(|c| c.max_num_seqs = 0), "max_num_seqs must be between 1 and 4294967295, got 0");
+        assert_eq!(refused(|c| c.block_size = 24), "block_size must be a multiple of 16, at most 1024, got 24");
+        let nan = refused(|c| c.gpu_memory_utilization = f64::NAN);
+        assert_eq!(nan, "gpu_memory_utilization must be in (0, 1], got NaN");
+        assert_eq!(
+            refused(|c| c.max_num_batched_tokens = 64),
+            "max_num_batched_tokens (64) must be greater than or equal to max_num_seqs (128)"
+        );
+        assert!(EngineConfig::new("model").verify().is_ok());
+    }
+}

@@ -1,0 +1,102 @@
+//! How large a key/value cache may be: read from the machine, not guessed.
+
+use std::fs;
+
+use rustllm_ops::KvCacheSpec;
+
+use crate::{EngineConfig, EngineError, GIB};
+
+/// Bytes this process could still allocate: the kernel's estimate, less what its control group forbids.
+///
+/// `None` where neither can be read.
+pub(crate) fn available_memory() -> Option<u64> {
+    let machine = fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_available(&text));
+    let group = cgroup_headroom("/sys/fs/cgroup");
+    [machine, group].into_iter().flatten().min()
+}
+
+fn meminfo_available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}
+
+/// `memory.max - memory.current` of the control group this process sees as its root (version 2).
+fn cgroup_headroom(root: &str) -> Option<u64> {
+    let read = |file: &str| fs::read_to_string(format!("{root}/{file}")).ok();
+    let limit: u64 = read("memory.max")?.trim().parse().ok()?;
+    let used: u64 = read("memory.current")?.trim().parse().ok()?;
+    Some(limit.saturating_sub(used))
+}
+
+/// Blocks the cache gets and the model length that leaves, from what the user allows and the machine has.
+///
+/// `spec` is the model's, with `num_blocks` still open. `model_limit` is the model's own length limit.
+pub(crate) fn plan(
+    config: &EngineConfig,
+    spec: &KvCacheSpec,
+    model_limit: usize,
+    available: Option<u64>,
+) -> Result<(usize, usize), EngineError> {
+    let per_block = spec.bytes_per_block() as u64;
+    let blocks_for = |tokens: usize| tokens.div_ceil(spec.block_size);
+    let num_blocks = match (config.num_gpu_blocks_override, config.kv_cache_memory_bytes) {
+        (Some(blocks), _) => blocks,
+        (None, Some(bytes)) => (bytes / per_block) as usize,
+        (None, None) => {
+            let available = available.unwrap_or(4 * GIB) as f64 * config.gpu_memory_utilization;
+            // More than every sequence at full length can never be in use at once.
+            let most = config.max_num_seqs.saturating_mul(blocks_for(model_limit));
+            ((available as u64 / per_block) as usize).min(most)
+        }
+    };
+    let num_blocks = num_blocks.min(u32::MAX as usize / spec.block_size);
+    let capacity = num_blocks * spec.block_size;
+    match config.max_model_len {
+        _ if capacity >= model_limit => Ok((num_blocks, model_limit)),
+        None if num_blocks > 0 => Ok((num_blocks, capacity)),
+        asked => Err(EngineError::Memory(format!(
+            "max_model_len {} needs {} cache blocks of {} tokens ({} bytes each), but only {num_blocks} fit: raise \
+             kv_cache_memory_bytes or gpu_memory_utilization, or lower max_model_len",
+            asked.unwrap_or(model_limit),
+            blocks_for(model_limit),
+            spec.block_size,
+            per_block,
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustllm_ops::DType;
+
+    const SPEC: KvCacheSpec =
+        KvCacheSpec { num_layers: 2, num_kv_heads: 2, head_dim: 16, block_size: 16, num_blocks: 0, dtype: DType::F32 };
+
+    #[test]
+    fn reads_the_kernels_estimate() {
+        let text = "MemTotal:       100 kB\nMemAvailable:    40 kB\n";
+        assert_eq!(meminfo_available(text), Some(40 * 1024));
+        assert_eq!(meminfo_available("MemTotal: 100 kB\n"), None);
+    }
+
+    #[test]
+    fn takes_the_share_of_free_memory_up_to_what_can_be_used() {
+        let mut config = EngineConfig::new("model");
+        config.gpu_memory_utilization = 0.5;
+        let bytes = 10 * SPEC.bytes_per_block() as u64;
+        assert_eq!(plan(&config, &SPEC, 64, Some(bytes)).unwrap(), (5, 64));
+        assert_eq!(plan(&config, &SPEC, 64, Some(1 << 40)).unwrap(), (128 * 4, 64));
+    }
+
+    #[test]
+    fn shrinks_a_length_nobody_asked_for_and_refuses_one_that_was() {
+        let mut config = EngineConfig::new("model");
+        config.num_gpu_blocks_override = Some(3);
+        assert_eq!(plan(&config, &SPEC, 64, None).unwrap(), (3, 48));
+        config.max_model_len = Some(64);
+        let error = plan(&config, &SPEC, 64, None).unwrap_err().to_string();
+        assert!(error.contains("needs 4 cache blocks of 16 tokens") && error.contains("only 3 fit"), "{error}");
+    }
+}
