@@ -9,8 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        """Return ``x`` normalized over its last dimension, shape kept."""
+        return functional.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
 
 def rotary_tables(config: ModelConfig) -> tuple[Tensor, Tensor]:
@@ -71,6 +72,7 @@ class Attention(nn.Module):
         self.o_proj = nn.Linear(query_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Mix ``x`` of ``[batch, tokens, hidden_size]`` over earlier tokens."""
         batch, tokens, _ = x.shape
         heads = (batch, tokens, -1, self.head_dim)
         query = rotate(self.q_proj(x).view(heads).transpose(1, 2), cos, sin)
@@ -78,7 +80,7 @@ class Attention(nn.Module):
         value = self.v_proj(x).view(heads).transpose(1, 2)
         key = key.repeat_interleave(self.group_size, dim=1)
         value = value.repeat_interleave(self.group_size, dim=1)
-        mixed = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        mixed = functional.scaled_dot_product_attention(query, key, value, is_causal=True)
         return self.o_proj(mixed.transpose(1, 2).reshape(batch, tokens, -1))
 
 
@@ -92,7 +94,8 @@ class FeedForward(nn.Module):
         self.down_proj = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        """Transform each token of ``x`` by itself, shape kept."""
+        return self.down_proj(functional.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
 class DecoderLayer(nn.Module):
@@ -106,6 +109,7 @@ class DecoderLayer(nn.Module):
         self.mlp = FeedForward(config)
 
     def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """Return the residual stream ``x`` after this layer, shape kept."""
         x = x + self.self_attn(self.input_layernorm(x), cos, sin)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -123,6 +127,7 @@ class Decoder(nn.Module):
         self.register_buffer("sin", sin, persistent=False)
 
     def forward(self, token_ids: Tensor) -> Tensor:
+        """Return the hidden states of ``token_ids`` of ``[batch, tokens]``."""
         tokens = token_ids.shape[1]
         x = self.embed_tokens(token_ids)
         for layer in self.layers:
@@ -151,5 +156,5 @@ class LlamaForCausalLM(nn.Module):
 
     def forward(self, token_ids: Tensor, targets: Tensor) -> Tensor:
         """Return the mean cross entropy in nats of ``targets``, shaped as ``token_ids``."""
-        logits = F.linear(self.model(token_ids), self.model.embed_tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        logits = functional.linear(self.model(token_ids), self.model.embed_tokens.weight)
+        return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())

@@ -30,13 +30,12 @@ import numpy as np
 import torch
 import torch.distributed
 import torch.multiprocessing
-from tokenizers import Tokenizer
-
 from corpus import Corpus, collect
 from data import CONTEXT, Tokens, batches, encode_stream
 from evaluate import held_out_loss
 from model import LlamaForCausalLM, ModelConfig
 from muon import Muon
+from tokenizers import Tokenizer
 
 MUON_LR = 0.02
 ADAM_LR = 4e-3
@@ -69,7 +68,7 @@ def learning_rate_factor(progress: float, step: int, decay: float) -> float:
 
 
 def claim(taken: Synchronized[int], limit: int) -> bool:
-    """Take one of the batches below ``limit``, counted over all processes; False if none is left."""
+    """Take one of the batches below ``limit``, counted over all processes, if one is left."""
     with taken.get_lock():
         if taken.value >= limit:
             return False
@@ -130,7 +129,9 @@ class Run:
         flat = torch.cat([*gradients, torch.tensor(numbers)])
         torch.distributed.all_reduce(flat)
         sizes = [p.numel() for p in parameters]
-        for parameter, gradient in zip(parameters, flat.split([*sizes, len(numbers)]), strict=False):
+        for parameter, gradient in zip(
+            parameters, flat.split([*sizes, len(numbers)]), strict=False
+        ):
             parameter.grad = gradient.view_as(parameter)
         return [float(number) for number in flat[-len(numbers) :]]
 
@@ -165,8 +166,11 @@ def train(
         run.update(learning_rate_factor(progress, run.step, arguments.decay))
         recent += loss / arguments.batches_per_step
         if is_first and done % 10 == 0:
-            print(f"step {run.step} progress {progress:.3f} loss {recent / 10:.4f} "
-                  f"seconds/step {elapsed / done:.2f}", flush=True)
+            print(
+                f"step {run.step} progress {progress:.3f} loss {recent / 10:.4f} "
+                f"seconds/step {elapsed / done:.2f}",
+                flush=True,
+            )
         if done % 10 == 0:
             recent = 0.0
         if is_first and time.monotonic() - saved > 60.0 * arguments.checkpoint_minutes:
@@ -188,7 +192,9 @@ def work(
     """Run one of the training processes."""
     torch.set_num_threads(1)
     torch.manual_seed(arguments.seed)
-    rendezvous = torch.distributed.FileStore(str(arguments.output / "rendezvous"), arguments.workers)
+    rendezvous = torch.distributed.FileStore(
+        str(arguments.output / "rendezvous"), arguments.workers
+    )
     torch.distributed.init_process_group(
         "gloo", store=rendezvous, rank=rank, world_size=arguments.workers
     )
@@ -232,9 +238,7 @@ def main() -> None:
     arguments.output.mkdir(parents=True, exist_ok=True)
     (arguments.output / "rendezvous").unlink(missing_ok=True)
     taken = torch.multiprocessing.get_context("spawn").Value("q", 0)
-    torch.multiprocessing.spawn(
-        work, args=(taken, collect(), arguments), nprocs=arguments.workers
-    )
+    torch.multiprocessing.spawn(work, args=(taken, collect(), arguments), nprocs=arguments.workers)
 
 
 if __name__ == "__main__":

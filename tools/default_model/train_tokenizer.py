@@ -1,5 +1,7 @@
 """Train the byte-level BPE tokenizer and write ``tokenizer.json``.
 
+Trained on the training side of the corpus only, so that held-out numbers stay honest:
+
     python train_tokenizer.py --output ../../python/rustllm/default_model
 """
 
@@ -8,9 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-
 from corpus import collect
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
 VOCAB_SIZE = 4096
 END_OF_TEXT = "<|endoftext|>"
@@ -37,7 +38,7 @@ def train_tokenizer(documents: list[str], vocab_size: int = VOCAB_SIZE) -> Token
 
 
 def main() -> None:
-    """Train on the training files only, so that held-out numbers stay honest."""
+    """Train, save, and print how well each part of the corpus is compressed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder of tokenizer.json")
     arguments = parser.parse_args()
@@ -51,8 +52,10 @@ def main() -> None:
         encodings = tokenizer.encode_batch(documents)
         num_tokens = sum(len(encoding.ids) for encoding in encodings)
         ratio = num_bytes / num_tokens
-        print(f"{name}: {len(documents)} documents, {num_bytes} bytes, {num_tokens} tokens, "
-              f"{ratio:.3f} bytes per token")
+        print(
+            f"{name}: {len(documents)} documents, {num_bytes} bytes, {num_tokens} tokens, "
+            f"{ratio:.3f} bytes per token"
+        )
 
 
 if __name__ == "__main__":
