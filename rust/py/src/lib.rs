@@ -1,1 +1,52 @@
-//! placeholder
+//! `rustllm._core`: the engine as Python sees it. `python/rustllm/_core.pyi` documents every name here.
+
+mod engine;
+mod errors;
+mod sampling_params;
+
+use pyo3::prelude::*;
+use rustllm_cpu as cpu;
+
+#[pymodule]
+mod _core {
+    use super::{PyModule, PyModuleMethods, PyResult, Python, Bound, errors};
+    #[pymodule_export]
+    use super::engine::{Engine, EngineOutput, EngineStats, ModelInfo};
+    #[pymodule_export]
+    use super::sampling_params::check_sampling_params;
+    #[pymodule_export]
+    use super::{available_isas, default_num_threads, selected_isa, supported_architectures};
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))?;
+        let py: Python<'_> = module.py();
+        for name in errors::NAMES {
+            module.add(name, errors::class(py, name)?)?;
+        }
+        Ok(())
+    }
+}
+
+#[pyfunction]
+fn available_isas() -> Vec<String> {
+    cpu::available_isas().iter().map(ToString::to_string).collect()
+}
+
+#[pyfunction]
+fn selected_isa(py: Python<'_>) -> PyResult<String> {
+    match cpu::select_isa() {
+        Ok(isa) => Ok(isa.to_string()),
+        Err(error) => Err(errors::validation(py, &error.to_string(), Some("RUSTLLM_ISA"), None)),
+    }
+}
+
+#[pyfunction]
+fn default_num_threads() -> usize {
+    cpu::default_num_threads()
+}
+
+#[pyfunction]
+fn supported_architectures() -> Vec<&'static str> {
+    rustllm_engine::supported_architectures()
+}

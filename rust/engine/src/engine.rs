@@ -1,0 +1,283 @@
+use std::sync::Arc;
+
+use rustllm_core::{FinishReason, Request, Scheduler, SchedulerConfig, SeqId};
+use rustllm_models::LoadOptions;
+use rustllm_ops::KvCacheSpec;
+
+use crate::memory;
+use crate::model_runner::{ModelRunner, SampledRow};
+use crate::{
+    EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, device,
+};
+
+/// What an engine has loaded, and the limits that follow.
+#[derive(Debug, Clone)]
+pub struct ModelInfo {
+    /// The `architectures` entry of config.json.
+    pub architecture: String,
+    /// Element type of weights and cache.
+    pub dtype: &'static str,
+    /// Name of the device.
+    pub device: &'static str,
+    /// Instruction set of the kernels in use.
+    pub isa: String,
+    /// Compute threads.
+    pub num_threads: usize,
+    /// Token ids are below this.
+    pub vocab_size: u32,
+    /// Layers of the model.
+    pub num_layers: usize,
+    /// Parameters of the model, shared ones counted once.
+    pub num_parameters: u64,
+    /// Longest prompt plus completion, in tokens.
+    pub max_model_len: usize,
+    /// The paged cache.
+    pub kv_cache: KvCacheSpec,
+    /// Tokens that end a sequence.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// A scheduler and a model, stepped by hand. [`EngineHandle`](crate::EngineHandle) steps one on a thread.
+#[derive(Debug)]
+pub struct Engine {
+    scheduler: Scheduler,
+    runner: ModelRunner,
+    limits: Limits,
+    info: ModelInfo,
+    seed: u64,
+    num_requests: u64,
+    num_steps: u64,
+    prompt_tokens: u64,
+    generation_tokens: u64,
+    /// Last outputs of sequences that ended outside a step.
+    ended: Vec<EngineOutput>,
+}
+
+impl Engine {
+    /// Opens the device, loads the model and reserves the cache. `progress` hears of (bytes loaded, bytes in all).
+    ///
+    /// # Errors
+    /// Arguments out of range, a model that cannot be loaded, or too little memory.
+    pub fn load(config: &EngineConfig, progress: Option<&mut dyn FnMut(u64, u64)>) -> Result<Self, EngineError> {
+        config.verify()?;
+        let device = device::open(config.device, config.num_threads)?;
+        let options = LoadOptions {
+            dtype: config.dtype,
+            max_model_len: config.max_model_len,
+            hf_overrides: config.hf_overrides.clone(),
+            progress,
+        };
+        let loaded = rustllm_models::load(&config.model, &*device.backend, options)?;
+        let vocab_size = loaded.model.vocab_size() as u32;
+        let eos_token_ids = config.eos_token_ids.clone().unwrap_or(loaded.eos_token_ids);
+        if let Some(id) = eos_token_ids.iter().find(|id| **id >= vocab_size) {
+            let message = format!("eos_token_ids must be below the vocabulary size {vocab_size}, got {id}");
+            return Err(InvalidArgument::new("eos_token_ids", id, message).into());
+        }
+
+        let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, loaded.dtype);
+        let (num_blocks, max_model_len) =
+            memory::plan(config, &spec, loaded.max_model_len, memory::available_memory())?;
+        spec.num_blocks = num_blocks;
+        let kv_cache = device.backend.alloc_kv_cache(&spec)?;
+
+        let scheduler = Scheduler::new(SchedulerConfig {
+            max_num_seqs: config.max_num_seqs,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+            max_model_len,
+            block_size: config.block_size,
+            num_blocks,
+            enable_prefix_caching: config.enable_prefix_caching,
+            policy: config.scheduling_policy,
+            eos_token_ids: eos_token_ids.clone(),
+        })
+        .map_err(|error| InvalidArgument::new(error.parameter, error.value.clone(), error.to_string()))?;
+        let info = ModelInfo {
+            architecture: loaded.config.architecture.clone(),
+            dtype: loaded.dtype.name(),
+            device: device.backend.name(),
+            isa: device.isa,
+            num_threads: device.num_threads,
+            vocab_size,
+            num_layers: spec.num_layers,
+            num_parameters: loaded.num_parameters,
+            max_model_len,
+            kv_cache: spec,
+            eos_token_ids: eos_token_ids.clone(),
+        };
+        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, eos_token_ids, config.logprobs_mode);
+        Ok(Self {
+            scheduler,
+            runner,
+            limits: Limits { vocab_size, max_model_len, max_logprobs: config.max_logprobs },
+            info,
+            seed: config.seed,
+            num_requests: 0,
+            num_steps: 0,
+            prompt_tokens: 0,
+            generation_tokens: 0,
+            ended: Vec::new(),
+        })
+    }
+
+    /// What is loaded.
+    pub fn info(&self) -> &ModelInfo {
+        &self.info
+    }
+
+    /// What a request must keep to.
+    pub fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Queues a request that has passed [`Limits::check`]. One that the scheduler still refuses ends with an error output.
+    pub fn add_request(&mut self, request: EngineRequest) {
+        self.num_requests += 1;
+        // Requests without a seed draw from streams of their own, reproducible from the engine's seed.
+        let seed = request.params.seed.unwrap_or_else(|| mix(self.seed ^ mix(self.num_requests)));
+        let (name, n) = (Arc::<str>::from(request.request_id.as_str()), request.params.n);
+        self.prompt_tokens += request.prompt_token_ids.len() as u64;
+        let refused = self.scheduler.add_request(Request {
+            request_id: request.request_id,
+            prompt_token_ids: request.prompt_token_ids,
+            params: request.params,
+            priority: request.priority,
+            cache_salt: request.cache_salt,
+            seed,
+        });
+        if refused.is_err() {
+            self.ended.extend((0..n).map(|index| ended_output(name.clone(), index, FinishReason::Error)));
+        }
+    }
+
+    /// Ends a request now; its sequences' last outputs come with the next step.
+    pub fn abort(&mut self, request_id: &str) {
+        for seq_id in self.scheduler.abort(request_id) {
+            self.end(seq_id, FinishReason::Abort);
+        }
+    }
+
+    /// Whether a step would do or hand over anything.
+    pub fn has_unfinished(&self) -> bool {
+        self.scheduler.has_unfinished() || !self.ended.is_empty()
+    }
+
+    /// One step: decide, compute, record. Returns what every sequence that got a token or ended produced.
+    ///
+    /// A step whose computation fails ends the sequences that were in it, with `error`, and no others.
+    pub fn step(&mut self) -> Vec<EngineOutput> {
+        self.num_steps += 1;
+        let mut outputs = std::mem::take(&mut self.ended);
+        let scheduled = self.scheduler.schedule();
+        if scheduled.sequences.is_empty() {
+            return outputs;
+        }
+        match self.runner.execute(&self.scheduler, &scheduled) {
+            Ok(rows) => self.record(&scheduled, rows, &mut outputs),
+            Err(_) => {
+                for sequence in &scheduled.sequences {
+                    self.fail(sequence.seq_id);
+                }
+                outputs.append(&mut self.ended);
+            }
+        }
+        outputs
+    }
+
+    /// Counters and gauges.
+    pub fn stats(&self) -> EngineStats {
+        let scheduler = self.scheduler.stats();
+        EngineStats {
+            num_running: self.scheduler.num_running(),
+            num_waiting: self.scheduler.num_waiting(),
+            num_blocks: self.info.kv_cache.num_blocks,
+            num_free_blocks: scheduler.num_free_blocks,
+            num_preemptions: scheduler.num_preemptions,
+            num_steps: self.num_steps,
+            prompt_tokens: self.prompt_tokens,
+            generation_tokens: self.generation_tokens,
+            prefix_cache_queries: scheduler.prefix_cache_queries,
+            prefix_cache_hits: scheduler.prefix_cache_hits,
+        }
+    }
+
+    /// Forgets cached prefixes; false, and nothing done, while requests run.
+    pub fn reset_prefix_cache(&mut self) -> bool {
+        self.scheduler.reset_prefix_cache()
+    }
+
+    /// Recounts every block. For tests.
+    pub fn check_integrity(&self) {
+        self.scheduler.check_integrity();
+    }
+
+    /// Gives the scheduler its tokens and writes down what came of every sequence.
+    fn record(&mut self, scheduled: &SchedulerOutput, rows: Vec<SampledRow>, outputs: &mut Vec<EngineOutput>) {
+        let tokens: Vec<Option<u32>> = rows
+            .iter()
+            .map(|row| row.sampled.as_ref().and_then(|sampled| sampled.as_ref().ok()).map(|token| token.token_id))
+            .collect();
+        for (entry, row) in scheduled.sequences.iter().zip(&rows) {
+            if matches!(row.sampled, Some(Err(_))) {
+                self.fail(entry.seq_id);
+            }
+        }
+        outputs.append(&mut self.ended);
+        for (update, row) in self.scheduler.update(scheduled, &tokens).into_iter().zip(rows) {
+            let Some(token_id) = update.token_id else { continue };
+            self.generation_tokens += 1;
+            if update.finish.is_some() {
+                self.runner.forget(update.seq_id);
+            }
+            outputs.push(EngineOutput {
+                request_id: update.request_id,
+                index: update.index,
+                token_id: Some(token_id),
+                logprobs: row.sampled.and_then(Result::ok).and_then(|token| token.logprobs),
+                prompt_logprobs: row.prompt_logprobs,
+                finish_reason: update.finish,
+                num_cached_tokens: update.num_cached_tokens,
+                num_preemptions: update.num_preemptions,
+            });
+        }
+    }
+
+    /// Ends one sequence that could not be computed or sampled.
+    fn fail(&mut self, seq_id: SeqId) {
+        self.scheduler.finish_with_error(seq_id);
+        self.end(seq_id, FinishReason::Error);
+    }
+
+    /// Queues the last output of a sequence that ended without a token.
+    fn end(&mut self, seq_id: SeqId, reason: FinishReason) {
+        self.runner.forget(seq_id);
+        if let Some(sequence) = self.scheduler.sequence(seq_id) {
+            self.ended.push(EngineOutput {
+                num_cached_tokens: sequence.num_cached_tokens(),
+                num_preemptions: sequence.num_preemptions(),
+                ..ended_output(sequence.request_id().clone(), sequence.index(), reason)
+            });
+        }
+    }
+}
+
+fn ended_output(request_id: Arc<str>, index: u32, reason: FinishReason) -> EngineOutput {
+    EngineOutput {
+        request_id,
+        index,
+        token_id: None,
+        logprobs: None,
+        prompt_logprobs: None,
+        finish_reason: Some(reason),
+        num_cached_tokens: 0,
+        num_preemptions: 0,
+    }
+}
+
+/// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): neighbouring inputs to unrelated outputs.
+fn mix(value: u64) -> u64 {
+    let z = value.wrapping_add(0x9E37_79B9_7F4A_7C15);
+    let z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+    z ^ (z >> 31)
+}

@@ -1,0 +1,207 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use rustllm_core::{ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
+use rustllm_models::{ForwardBatch, ForwardContext, Model};
+use rustllm_ops::{AttentionMetadata, Backend, Indices, KvCache, Result, Tensor};
+
+use crate::PromptLogprobs;
+use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput};
+
+/// Rows of logits held at once for prompt logprobs: a prompt of any length needs no more memory than this many.
+const PROMPT_LOGPROBS_ROWS: usize = 32;
+
+/// What the model made of one scheduled sequence.
+#[derive(Debug, Default)]
+pub(crate) struct SampledRow {
+    /// The next token, where the step reached the sequence's end; an error concerns this sequence alone.
+    pub sampled: Option<std::result::Result<SampledToken, SampleError>>,
+    /// With the first token of a sequence that asked for them.
+    pub prompt_logprobs: Option<PromptLogprobs>,
+}
+
+/// Turns the scheduler's decisions into a batch, runs the model on it and samples.
+#[derive(Debug)]
+pub(crate) struct ModelRunner {
+    backend: Arc<dyn Backend>,
+    model: Box<dyn Model>,
+    kv_cache: KvCache,
+    sampler: Sampler,
+    eos_token_ids: Vec<u32>,
+    logprobs_mode: LogprobsMode,
+    /// What is kept of unfinished sequences from step to step, for those that need it.
+    states: HashMap<SeqId, SequenceState>,
+}
+
+#[derive(Debug, Default)]
+struct SequenceState {
+    penalties: PenaltyState,
+    /// While the prompt is being computed.
+    prompt_logprobs: PromptLogprobs,
+}
+
+impl ModelRunner {
+    pub fn new(
+        backend: Arc<dyn Backend>,
+        model: Box<dyn Model>,
+        kv_cache: KvCache,
+        eos_token_ids: Vec<u32>,
+        logprobs_mode: LogprobsMode,
+    ) -> Self {
+        Self {
+            backend,
+            model,
+            kv_cache,
+            sampler: Sampler::default(),
+            eos_token_ids,
+            logprobs_mode,
+            states: HashMap::new(),
+        }
+    }
+
+    /// Computes a step. Returns an entry for each scheduled sequence, in order.
+    pub fn execute(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Vec<SampledRow>> {
+        let scheduled: Vec<(&ScheduledSequence, &Sequence)> = output
+            .sequences
+            .iter()
+            .map(|entry| (entry, scheduler.sequence(entry.seq_id).expect("the scheduler knows what it scheduled")))
+            .collect();
+        let batch = self.batch(&scheduled)?;
+        let context =
+            ForwardContext { backend: &*self.backend, batch: &batch, kv_cache: &self.kv_cache };
+        let hidden = self.model.forward(&context)?;
+
+        let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
+        let starts = batch.attention.query_start_loc.as_slice();
+        self.sample(&hidden, starts, &scheduled, &mut rows)?;
+        for (i, (entry, sequence)) in scheduled.iter().enumerate() {
+            // They come with the first token; a sequence that resumes after that has brought them already.
+            if sequence.computes_prompt_logprobs() && sequence.num_output_tokens() == 0 {
+                match self.score_prompt(&hidden, starts[i], entry, sequence)? {
+                    Ok(prompt_logprobs) if entry.samples => rows[i].prompt_logprobs = Some(prompt_logprobs),
+                    Ok(partial) => self.states.entry(entry.seq_id).or_default().prompt_logprobs = partial,
+                    Err(error) => rows[i].sampled = Some(Err(error)),
+                }
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Forgets what is kept of a sequence that has ended.
+    pub fn forget(&mut self, seq_id: SeqId) {
+        self.states.remove(&seq_id);
+    }
+
+    /// The flat ragged batch: see [`AttentionMetadata`] for its picture.
+    fn batch(&self, scheduled: &[(&ScheduledSequence, &Sequence)]) -> Result<ForwardBatch> {
+        let block_size = self.kv_cache.spec().block_size;
+        let num_tokens = scheduled.iter().map(|(entry, _)| entry.num_tokens).sum();
+        let end = |entry: &ScheduledSequence| entry.num_computed_tokens + entry.num_tokens;
+        let max_blocks = scheduled.iter().map(|(entry, _)| end(entry).div_ceil(block_size)).max().unwrap_or(0);
+
+        let mut token_ids = Vec::with_capacity(num_tokens);
+        let mut positions = Vec::with_capacity(num_tokens);
+        let mut slot_mapping = Vec::with_capacity(num_tokens);
+        let mut query_start_loc = Vec::with_capacity(scheduled.len() + 1);
+        let mut seq_lens = Vec::with_capacity(scheduled.len());
+        let mut block_table = Vec::with_capacity(scheduled.len() * max_blocks);
+        query_start_loc.push(0);
+        for (entry, sequence) in scheduled {
+            let span = entry.num_computed_tokens..end(entry);
+            let blocks = sequence.block_table();
+            token_ids.extend_from_slice(&sequence.token_ids()[span.clone()]);
+            for position in span.clone() {
+                positions.push(position as u32);
+                slot_mapping.push(blocks[position / block_size].0 * block_size as u32 + (position % block_size) as u32);
+            }
+            query_start_loc.push(token_ids.len() as u32);
+            seq_lens.push(span.end as u32);
+            let used = span.end.div_ceil(block_size);
+            block_table.extend(blocks[..used].iter().map(|block| block.0));
+            block_table.resize(block_table.len() + max_blocks - used, 0);
+        }
+        Ok(ForwardBatch {
+            token_ids: self.backend.indices(token_ids)?,
+            attention: AttentionMetadata {
+                positions: self.backend.indices(positions)?,
+                slot_mapping: self.backend.indices(slot_mapping)?,
+                query_start_loc: self.backend.indices(query_start_loc)?,
+                seq_lens: self.backend.indices(seq_lens)?,
+                block_table: self.backend.indices(block_table)?,
+                max_blocks_per_seq: max_blocks,
+            },
+        })
+    }
+
+    /// Samples a token for every sequence whose last token was in the batch.
+    fn sample(
+        &mut self,
+        hidden: &Tensor,
+        starts: &[u32],
+        scheduled: &[(&ScheduledSequence, &Sequence)],
+        rows: &mut [SampledRow],
+    ) -> Result<()> {
+        let sampling: Vec<usize> = (0..scheduled.len()).filter(|i| scheduled[*i].0.samples).collect();
+        if sampling.is_empty() {
+            return Ok(());
+        }
+        let last_rows = sampling.iter().map(|i| starts[i + 1] - 1).collect();
+        let logits = self.logits(hidden, self.backend.indices(last_rows)?)?;
+        let Self { backend, sampler, eos_token_ids, logprobs_mode, states, .. } = self;
+        backend.read_rows(&logits, &mut |row, logits| {
+            let sequence = scheduled[sampling[row]].1;
+            let state = states.entry(sequence.seq_id()).or_default();
+            let input = SamplerInput {
+                params: sequence.params(),
+                prompt_token_ids: sequence.prompt_token_ids(),
+                output_token_ids: sequence.output_token_ids(),
+                eos_token_ids,
+                seed: sequence.seed(),
+                logprobs_mode: *logprobs_mode,
+            };
+            rows[sampling[row]].sampled = Some(sampler.sample(logits, &input, &mut state.penalties));
+        })
+    }
+
+    /// The logprobs of the prompt's tokens up to and including those that this chunk of it predicts.
+    ///
+    /// ```text
+    ///   position   0    1    2    3 │  4    5          chunk = positions 0..4 of a prompt of 6
+    ///   entry     None  •    •    • │  •               row p scores token p + 1: entries 1..=4
+    /// ```
+    fn score_prompt(
+        &mut self,
+        hidden: &Tensor,
+        first_row: u32,
+        entry: &ScheduledSequence,
+        sequence: &Sequence,
+    ) -> Result<std::result::Result<PromptLogprobs, SampleError>> {
+        let prompt = sequence.prompt_token_ids();
+        let top = sequence.params().prompt_logprobs.unwrap_or(0);
+        let start = entry.num_computed_tokens;
+        let end = (start + entry.num_tokens).min(prompt.len() - 1);
+        let state = self.states.entry(entry.seq_id).or_default();
+        let mut entries = std::mem::take(&mut state.prompt_logprobs);
+        entries.resize_with(entries.len().max(1), || None);
+        // A preempted prompt starts over.
+        entries.truncate(start + 1);
+        let mut failed = None;
+        for from in (start..end).step_by(PROMPT_LOGPROBS_ROWS) {
+            let to = (from + PROMPT_LOGPROBS_ROWS).min(end);
+            let wanted = (from..to).map(|position| first_row + (position - start) as u32).collect();
+            let logits = self.logits(hidden, self.backend.indices(wanted)?)?;
+            let Self { backend, sampler, .. } = &mut *self;
+            backend.read_rows(&logits, &mut |row, logits| {
+                match sampler.prompt_logprobs(logits, prompt[from + row + 1], top) {
+                    Ok(logprobs) => entries.push(Some(logprobs)),
+                    Err(error) => failed = Some(error),
+                }
+            })?;
+        }
+        Ok(failed.map_or(Ok(entries), Err))
+    }
+
+    fn logits(&self, hidden: &Tensor, rows: Indices) -> Result<Tensor> {
+        self.model.logits(&*self.backend, &self.backend.gather_rows(hidden, &rows)?)
+    }
+}

@@ -1,0 +1,339 @@
+//! The `Engine` class and what it returns.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pyo3::prelude::*;
+use rustllm_core::{FinishReason, SchedulingPolicy};
+use rustllm_engine::sampler::TokenLogprob;
+use rustllm_engine::{
+    Engine as CoreEngine, EngineConfig, EngineError, EngineHandle, EngineOutput as CoreOutput, EngineRequest,
+    InvalidArgument,
+};
+use serde_json::{Map, Value};
+
+use crate::{errors, sampling_params};
+
+/// (token id, logprob, rank)
+type Logprob = (u32, f32, u32);
+
+/// How long a wait for outputs may keep Python from noticing Ctrl-C.
+const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
+
+#[pyclass(frozen, get_all, module = "rustllm._core")]
+pub(crate) struct EngineOutput {
+    request_id: String,
+    index: u32,
+    token_ids: Vec<u32>,
+    logprobs: Option<Vec<Vec<Logprob>>>,
+    prompt_logprobs: Option<Vec<Option<Vec<Logprob>>>>,
+    finish_reason: Option<&'static str>,
+    stop_reason: Option<u32>,
+    num_cached_tokens: usize,
+    num_preemptions: u32,
+}
+
+#[pyclass(frozen, get_all, module = "rustllm._core")]
+pub(crate) struct EngineStats {
+    num_running: usize,
+    num_waiting: usize,
+    num_blocks: usize,
+    num_free_blocks: usize,
+    num_preemptions: u64,
+    num_steps: u64,
+    prompt_tokens: u64,
+    generation_tokens: u64,
+    prefix_cache_queries: u64,
+    prefix_cache_hits: u64,
+}
+
+#[pyclass(frozen, get_all, module = "rustllm._core")]
+pub(crate) struct ModelInfo {
+    architecture: String,
+    dtype: &'static str,
+    device: &'static str,
+    isa: String,
+    num_threads: usize,
+    vocab_size: u32,
+    num_layers: usize,
+    num_parameters: u64,
+    max_model_len: usize,
+    block_size: usize,
+    num_blocks: usize,
+    kv_cache_bytes: usize,
+    eos_token_ids: Vec<u32>,
+}
+
+#[pyclass(frozen, module = "rustllm._core")]
+pub(crate) struct Engine {
+    handle: EngineHandle,
+}
+
+type RequestTuple<'py> = (String, Vec<u32>, Bound<'py, PyAny>, i32, Option<String>);
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (
+        model, *, dtype = "auto", device = "auto", max_model_len = None, max_num_seqs = 128,
+        max_num_batched_tokens = 2048, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
+        gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
+        num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
+        eos_token_ids = None, progress = None,
+    ))]
+    #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments of a Python class")]
+    fn new(
+        py: Python<'_>,
+        model: PathBuf,
+        dtype: &str,
+        device: &str,
+        max_model_len: Option<usize>,
+        max_num_seqs: usize,
+        max_num_batched_tokens: usize,
+        block_size: usize,
+        num_gpu_blocks_override: Option<usize>,
+        kv_cache_memory_bytes: Option<u64>,
+        gpu_memory_utilization: f64,
+        enable_prefix_caching: bool,
+        scheduling_policy: &str,
+        seed: u64,
+        num_threads: Option<usize>,
+        max_logprobs: i32,
+        logprobs_mode: &str,
+        hf_overrides: Option<&str>,
+        eos_token_ids: Option<Vec<u32>>,
+        progress: Option<Py<PyAny>>,
+    ) -> PyResult<Self> {
+        let invalid = |error: InvalidArgument| errors::invalid(py, &error, None);
+        let config = EngineConfig {
+            model,
+            dtype: parse_dtype(dtype).map_err(invalid)?,
+            device: device.parse().map_err(invalid)?,
+            max_model_len,
+            max_num_seqs,
+            max_num_batched_tokens,
+            block_size,
+            num_gpu_blocks_override,
+            kv_cache_memory_bytes,
+            gpu_memory_utilization,
+            enable_prefix_caching,
+            scheduling_policy: parse_policy(scheduling_policy).map_err(invalid)?,
+            seed,
+            num_threads,
+            max_logprobs,
+            logprobs_mode: logprobs_mode
+                .parse()
+                .map_err(|error| invalid(InvalidArgument::new("logprobs_mode", logprobs_mode, format!("{error}"))))?,
+            hf_overrides: parse_overrides(hf_overrides).map_err(invalid)?,
+            eos_token_ids,
+        };
+        let mut report = progress.map(|callback| {
+            move |done: u64, total: u64| {
+                Python::attach(|py| {
+                    if let Err(error) = callback.call1(py, (done, total)) {
+                        error.write_unraisable(py, Some(callback.bind(py)));
+                    }
+                });
+            }
+        });
+        let handle = py
+            .detach(|| {
+                let progress = report.as_mut().map(|report| report as &mut dyn FnMut(u64, u64));
+                EngineHandle::start(CoreEngine::load(&config, progress)?)
+            })
+            .map_err(|error| errors::engine(py, &error))?;
+        Ok(Self { handle })
+    }
+
+    #[getter]
+    fn model_info(&self) -> ModelInfo {
+        let info = self.handle.info();
+        ModelInfo {
+            architecture: info.architecture.clone(),
+            dtype: info.dtype,
+            device: info.device,
+            isa: info.isa.clone(),
+            num_threads: info.num_threads,
+            vocab_size: info.vocab_size,
+            num_layers: info.num_layers,
+            num_parameters: info.num_parameters,
+            max_model_len: info.max_model_len,
+            block_size: info.kv_cache.block_size,
+            num_blocks: info.kv_cache.num_blocks,
+            kv_cache_bytes: info.kv_cache.total_bytes(),
+            eos_token_ids: info.eos_token_ids.clone(),
+        }
+    }
+
+    #[pyo3(signature = (request_id, prompt_token_ids, params, *, priority = 0, cache_salt = None))]
+    fn add_request(
+        &self,
+        request_id: String,
+        prompt_token_ids: &Bound<'_, PyAny>,
+        params: Bound<'_, PyAny>,
+        priority: i32,
+        cache_salt: Option<String>,
+    ) -> PyResult<()> {
+        let py = params.py();
+        let prompt = read_prompt(prompt_token_ids)?;
+        self.add_requests(py, vec![(request_id, prompt, params, priority, cache_salt)])
+    }
+
+    fn add_requests(&self, py: Python<'_>, requests: Vec<RequestTuple<'_>>) -> PyResult<()> {
+        let read = |(request_id, prompt, params, priority, cache_salt): RequestTuple<'_>| {
+            Ok(EngineRequest {
+                request_id,
+                prompt_token_ids: prompt.into(),
+                params: Arc::new(sampling_params::read(&params)?),
+                priority,
+                cache_salt,
+            })
+        };
+        let requests = requests.into_iter().map(read).collect::<PyResult<Vec<_>>>()?;
+        self.handle.add_requests(requests).map_err(|error| errors::engine(py, &error))
+    }
+
+    fn abort(&self, py: Python<'_>, request_ids: Vec<String>) -> PyResult<()> {
+        self.handle.abort(request_ids).map_err(|error| errors::engine(py, &error))
+    }
+
+    #[pyo3(signature = (timeout = None))]
+    fn step(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<EngineOutput>> {
+        let end = match timeout.map(Duration::try_from_secs_f64) {
+            Some(Ok(timeout)) => Instant::now().checked_add(timeout),
+            Some(Err(_)) => {
+                return Err(errors::validation(py, "timeout must be a non-negative number of seconds", Some("timeout"), None));
+            }
+            None => None,
+        };
+        loop {
+            let left = end.map_or(SIGNAL_INTERVAL, |end| end.saturating_duration_since(Instant::now()));
+            let outputs = py
+                .detach(|| self.handle.step(Some(left.min(SIGNAL_INTERVAL))))
+                .map_err(|error| errors::engine(py, &error))?;
+            py.check_signals()?;
+            if !outputs.is_empty() || !self.handle.has_unfinished() || left < SIGNAL_INTERVAL {
+                return Ok(merge(outputs));
+            }
+        }
+    }
+
+    fn has_unfinished(&self) -> bool {
+        self.handle.has_unfinished()
+    }
+
+    #[getter]
+    fn num_unfinished(&self) -> usize {
+        self.handle.num_unfinished()
+    }
+
+    fn stats(&self) -> EngineStats {
+        let stats = self.handle.stats();
+        EngineStats {
+            num_running: stats.num_running,
+            num_waiting: stats.num_waiting,
+            num_blocks: stats.num_blocks,
+            num_free_blocks: stats.num_free_blocks,
+            num_preemptions: stats.num_preemptions,
+            num_steps: stats.num_steps,
+            prompt_tokens: stats.prompt_tokens,
+            generation_tokens: stats.generation_tokens,
+            prefix_cache_queries: stats.prefix_cache_queries,
+            prefix_cache_hits: stats.prefix_cache_hits,
+        }
+    }
+
+    fn reset_prefix_cache(&self, py: Python<'_>) -> PyResult<bool> {
+        py.detach(|| self.handle.reset_prefix_cache()).map_err(|error| errors::engine(py, &error))
+    }
+
+    fn shutdown(&self, py: Python<'_>) {
+        py.detach(|| self.handle.shutdown());
+    }
+}
+
+fn parse_dtype(name: &str) -> Result<Option<rustllm_engine::DType>, InvalidArgument> {
+    if name == "auto" {
+        return Ok(None);
+    }
+    let refused = |_| {
+        let allowed = "auto, half, float16, bfloat16, float, float32";
+        InvalidArgument::new("dtype", name, format!("dtype must be one of {allowed}, got {name:?}"))
+    };
+    name.parse().map(Some).map_err(refused)
+}
+
+fn parse_policy(name: &str) -> Result<SchedulingPolicy, InvalidArgument> {
+    match name {
+        "fcfs" => Ok(SchedulingPolicy::Fcfs),
+        "priority" => Ok(SchedulingPolicy::Priority),
+        other => {
+            let message = format!("scheduling_policy must be one of fcfs, priority, got {other:?}");
+            Err(InvalidArgument::new("scheduling_policy", other, message))
+        }
+    }
+}
+
+fn parse_overrides(json: Option<&str>) -> Result<Map<String, Value>, InvalidArgument> {
+    json.map_or(Ok(Map::new()), |json| {
+        serde_json::from_str(json).map_err(|error| {
+            InvalidArgument::new("hf_overrides", json, format!("hf_overrides must be a JSON object: {error}"))
+        })
+    })
+}
+
+fn read_prompt(prompt: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
+    prompt.extract().map_err(|_| {
+        let message = "prompt_token_ids must be a sequence of token ids, none of them negative";
+        errors::validation(prompt.py(), message, Some("prompt_token_ids"), Some(prompt.clone()))
+    })
+}
+
+/// Joins the outputs of a sequence over several steps into one.
+fn merge(outputs: Vec<CoreOutput>) -> Vec<EngineOutput> {
+    let mut merged: Vec<EngineOutput> = Vec::with_capacity(outputs.len());
+    let mut places = HashMap::with_capacity(outputs.len());
+    for output in outputs {
+        let place = *places.entry((output.request_id.clone(), output.index)).or_insert(merged.len());
+        if place == merged.len() {
+            merged.push(EngineOutput {
+                request_id: output.request_id.to_string(),
+                index: output.index,
+                token_ids: Vec::new(),
+                logprobs: None,
+                prompt_logprobs: None,
+                finish_reason: None,
+                stop_reason: None,
+                num_cached_tokens: 0,
+                num_preemptions: 0,
+            });
+        }
+        extend(&mut merged[place], output);
+    }
+    merged
+}
+
+fn extend(merged: &mut EngineOutput, output: CoreOutput) {
+    let tuples = |logprobs: Vec<TokenLogprob>| -> Vec<Logprob> {
+        logprobs.into_iter().map(|entry| (entry.token_id, entry.logprob, entry.rank)).collect()
+    };
+    merged.token_ids.extend(output.token_id);
+    if let Some(logprobs) = output.logprobs {
+        merged.logprobs.get_or_insert_default().push(tuples(logprobs));
+    }
+    if let Some(prompt) = output.prompt_logprobs {
+        merged.prompt_logprobs = Some(prompt.into_iter().map(|entry| entry.map(tuples)).collect());
+    }
+    if let Some(reason) = output.finish_reason {
+        (merged.finish_reason, merged.stop_reason) = match reason {
+            FinishReason::Stop(token) => (Some("stop"), token),
+            FinishReason::Length => (Some("length"), None),
+            FinishReason::Abort => (Some("abort"), None),
+            FinishReason::Error => (Some("error"), None),
+        };
+    }
+    merged.num_cached_tokens = output.num_cached_tokens;
+    merged.num_preemptions = output.num_preemptions;
+}
