@@ -1,0 +1,25 @@
+//! The blocks models are made of. Each is a few calls of the backend; none knows a device, a dtype or a file format.
+//!
+//! ```text
+//!   Decoder    Embedding ─► [Block] * n ─► Norm ─► LmHead
+//!   PreNormBlock  stream ─► Norm ─► Attention   ─┐    stream: a ResidualStream, which adds an output to the residual
+//!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
+//!                 stream ─► Norm ─► FeedForward ─┐
+//!                 stream ◄───────────────────────┘
+//! ```
+
+mod attention;
+mod block;
+mod decoder;
+mod feed_forward;
+mod linear;
+mod norm;
+mod residual;
+
+pub(crate) use attention::Attention;
+pub(crate) use block::{Block, PreNormBlock};
+pub(crate) use decoder::{Decoder, Embedding};
+pub(crate) use feed_forward::FeedForward;
+pub(crate) use linear::Linear;
+pub(crate) use norm::Norm;
+pub(crate) use residual::ResidualStream;

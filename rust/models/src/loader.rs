@@ -1,0 +1,228 @@
+//! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::fmt::{self, Display};
+
+use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight};
+
+use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
+use crate::layers::{Linear, Norm};
+use crate::{LoadError, ModelConfig};
+
+type Result<T> = std::result::Result<T, LoadError>;
+
+/// The most bytes of cosines and sines a rotary table may take.
+const MAX_ROPE_BYTES: u64 = 1 << 30;
+
+/// One load in progress.
+pub(crate) struct Loading<'a> {
+    backend: &'a dyn Backend,
+    checkpoint: &'a Checkpoint,
+    dtype: DType,
+    total_bytes: u64,
+    used: RefCell<HashSet<String>>,
+    bytes: Cell<u64>,
+    parameters: Cell<u64>,
+    progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
+}
+
+impl<'a> Loading<'a> {
+    /// A load of `checkpoint` onto `backend`, its matrices converted to `dtype`.
+    pub(crate) fn new(
+        backend: &'a dyn Backend,
+        checkpoint: &'a Checkpoint,
+        dtype: DType,
+        progress: &'a mut dyn FnMut(u64, u64),
+    ) -> Self {
+        Self {
+            backend,
+            checkpoint,
+            dtype,
+            total_bytes: checkpoint.total_bytes(),
+            used: RefCell::default(),
+            bytes: Cell::new(0),
+            parameters: Cell::new(0),
+            progress: RefCell::new(progress),
+        }
+    }
+
+    /// Takes note of a tensor whose elements the model now has.
+    fn loaded(&self, name: &str, view: &TensorView<'_>) {
+        if !self.used.borrow_mut().insert(name.to_owned()) {
+            return;
+        }
+        self.parameters.set(self.parameters.get() + view.shape.iter().product::<usize>() as u64);
+        self.bytes.set(self.bytes.get() + view.bytes.len() as u64);
+        (self.progress.borrow_mut())(self.bytes.get(), self.total_bytes);
+    }
+
+    /// Checks that the model has a place for every tensor, and returns the number of parameters.
+    ///
+    /// `is_buffer` tells tensors that hold no parameters (masks and frequencies that old checkpoints carry along).
+    pub(crate) fn finish(&self, architecture: &str, is_buffer: fn(&str) -> bool) -> Result<u64> {
+        let used = self.used.borrow();
+        let mut unexpected =
+            self.checkpoint.names().filter(|name| !used.contains(*name) && !is_buffer(name)).peekable();
+        if unexpected.peek().is_some() {
+            return Err(LoadError::UnexpectedTensors {
+                dir: self.checkpoint.dir().into(),
+                architecture: architecture.into(),
+                tensors: unexpected.take(5).map(str::to_owned).collect(),
+            });
+        }
+        if self.bytes.get() < self.total_bytes {
+            (self.progress.borrow_mut())(self.total_bytes, self.total_bytes);
+        }
+        Ok(self.parameters.get())
+    }
+}
+
+/// Reads the tensors under one prefix of names, each checked against the shape the configuration says.
+#[derive(Clone)]
+pub(crate) struct Loader<'a> {
+    loading: &'a Loading<'a>,
+    prefix: String,
+}
+
+impl fmt::Debug for Loader<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loader").field("prefix", &self.prefix).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Loader<'a> {
+    /// The loader of full names.
+    pub(crate) fn new(loading: &'a Loading<'a>) -> Self {
+        Self { loading, prefix: String::new() }
+    }
+
+    /// The loader of the names under `name.`.
+    pub(crate) fn child(&self, name: impl Display) -> Self {
+        Self { loading: self.loading, prefix: format!("{}{name}.", self.prefix) }
+    }
+
+    /// The loader of the base model: under `name.`, or here where checkpoints of the bare base model have it.
+    pub(crate) fn base_model(&self, name: &str, probe: &str) -> Self {
+        let child = self.child(name);
+        if !child.has(probe) && self.has(probe) { self.clone() } else { child }
+    }
+
+    /// Whether the checkpoint has a tensor of this name.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.loading.checkpoint.get(&self.full(name)).is_some()
+    }
+
+    /// `name.weight`, `[out_features, in_features]`, and `name.bias` if the layer has one.
+    pub(crate) fn linear(&self, name: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Linear> {
+        self.fused_linear(&[(name, out_features)], in_features, bias)
+    }
+
+    /// Several linear layers of one input as one, their outputs side by side.
+    pub(crate) fn fused_linear(&self, parts: &[(&str, usize)], in_features: usize, bias: bool) -> Result<Linear> {
+        let mut matrices = Vec::with_capacity(parts.len());
+        let mut biases = Vec::new();
+        for (name, out_features) in parts {
+            matrices.push(self.matrix(&format!("{name}.weight"), *out_features, in_features)?);
+            if bias {
+                biases.extend(self.values(&format!("{name}.bias"), *out_features)?);
+            }
+        }
+        self.pack(&matrices, bias.then_some(biases.as_slice()))
+    }
+
+    /// A linear layer stored as `[in_features, out_features]`, and its bias.
+    pub(crate) fn transposed_linear(&self, name: &str, out_features: usize, in_features: usize) -> Result<Linear> {
+        let matrix = self.matrix(&format!("{name}.weight"), in_features, out_features)?.transpose();
+        let bias = self.values(&format!("{name}.bias"), out_features)?;
+        self.pack(&[matrix], Some(&bias))
+    }
+
+    /// `name.weight`, a table of `rows` rows.
+    pub(crate) fn embedding(&self, name: &str, rows: usize, width: usize) -> Result<Weight> {
+        Ok(self.linear(name, rows, width, false)?.weight)
+    }
+
+    /// The output projection: `name.weight` from here, or the embedding `table` of `base` itself where `tied`.
+    ///
+    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all.
+    pub(crate) fn lm_head(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
+        let (key, source) = (self.full(name) + ".weight", base.full(table.0) + ".weight");
+        let (rows, width) = (table.1.out_features(), table.1.in_features());
+        let (own, shared) = (self.loading.checkpoint.get(&key), self.loading.checkpoint.get(&source));
+        let differs = own.zip(shared).is_some_and(|(own, shared)| own.bytes != shared.bytes);
+        if !tied || differs {
+            return self.linear(name, rows, width, false);
+        }
+        if own.is_some() {
+            self.loading.used.borrow_mut().insert(key);
+        }
+        Ok(Linear { weight: table.1.clone(), bias: None })
+    }
+
+    /// `name.weight`, the scale of an RMS norm.
+    pub(crate) fn rms_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
+        Ok(Norm::Rms { weight: self.vector(&format!("{name}.weight"), width)?, eps })
+    }
+
+    /// `name.weight` and `name.bias`, scale and shift of a layer norm.
+    pub(crate) fn layer_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
+        let weight = self.vector(&format!("{name}.weight"), width)?;
+        Ok(Norm::Layer { weight, bias: Some(self.vector(&format!("{name}.bias"), width)?), eps })
+    }
+
+    /// The rotary tables of the configuration, if it has rotary positions.
+    pub(crate) fn rope(&self, config: &ModelConfig) -> Result<Option<RopeTable>> {
+        let Some(rope) = config.rope else { return Ok(None) };
+        let row_bytes = (rope.rotary_dim * size_of::<f32>()) as u64;
+        let bytes = row_bytes.saturating_mul(config.max_model_len as u64);
+        if bytes > MAX_ROPE_BYTES {
+            let limit = (MAX_ROPE_BYTES / row_bytes) as usize;
+            return Err(LoadError::RopeTableTooLarge { max_model_len: config.max_model_len, bytes, limit });
+        }
+        let table =
+            RopeTable::new(self.loading.backend, config.max_model_len, rope.rotary_dim, rope.theta, rope.scaling)?;
+        Ok(Some(table))
+    }
+
+    /// A vector of `len` elements, `[1, len]`.
+    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
+        Ok(self.loading.backend.tensor(&self.values(name, len)?, 1, len)?)
+    }
+
+    fn pack(&self, matrices: &[HostMatrix<'_>], bias: Option<&[f32]>) -> Result<Linear> {
+        let backend = self.loading.backend;
+        let bias = bias.map(|values| backend.tensor(values, 1, values.len())).transpose()?;
+        Ok(Linear { weight: backend.load_weight(matrices, self.loading.dtype)?, bias })
+    }
+
+    fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
+        let (dtype, view) = self.tensor(name, &[len])?;
+        Ok(dtype.decode(view.bytes))
+    }
+
+    fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostMatrix<'a>> {
+        let (dtype, view) = self.tensor(name, &[rows, cols])?;
+        Ok(HostMatrix::new(dtype, rows, cols, view.bytes)?)
+    }
+
+    fn tensor(&self, name: &str, expected: &[usize]) -> Result<(DType, TensorView<'a>)> {
+        let (dir, tensor) = (self.loading.checkpoint.dir(), self.full(name));
+        let Some(view) = self.loading.checkpoint.get(&tensor) else {
+            return Err(LoadError::MissingTensor { dir: dir.into(), tensor });
+        };
+        if view.shape != expected {
+            let (found, expected) = (view.shape.to_vec(), expected.to_vec());
+            return Err(LoadError::TensorShape { dir: dir.into(), tensor, found, expected });
+        }
+        let Some(dtype) = weight_dtype(view.dtype) else {
+            return Err(LoadError::TensorDType { dir: dir.into(), tensor, found: view.dtype.to_string() });
+        };
+        self.loading.loaded(&tensor, &view);
+        Ok((dtype, view))
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}

@@ -1,0 +1,45 @@
+use std::fmt::Debug;
+
+use rustllm_ops::{AttentionMetadata, Backend, DType, Indices, KvCache, KvCacheSpec, Result, Tensor};
+
+/// The rows of one step: tokens of any number of sequences, prefill and decode mixed.
+#[derive(Debug, Clone)]
+pub struct ForwardBatch {
+    /// Token of each row, `[num_tokens]`.
+    pub token_ids: Indices,
+    /// Where each row stands in its sequence, and where the sequence's keys and values are.
+    pub attention: AttentionMetadata,
+}
+
+/// What a forward pass computes with, besides the weights.
+#[derive(Debug, Clone, Copy)]
+pub struct ForwardContext<'a> {
+    /// The device the model was loaded on.
+    pub backend: &'a dyn Backend,
+    /// The rows.
+    pub batch: &'a ForwardBatch,
+    /// Keys and values of earlier steps; this step's are added.
+    pub kv_cache: &'a KvCache,
+}
+
+/// A loaded model.
+pub trait Model: Debug + Send + Sync {
+    /// Hidden states after the final norm, `[num_tokens, hidden_size]`, ready for [`logits`](Self::logits).
+    ///
+    /// # Errors
+    /// An op's: a token past the vocabulary, a position past the tables, metadata that does not fit, or a device
+    /// failure.
+    fn forward(&self, ctx: &ForwardContext<'_>) -> Result<Tensor>;
+
+    /// Scores of every token as the next one: `[rows, hidden_size] -> [rows, vocab_size]`.
+    ///
+    /// # Errors
+    /// A width other than the hidden size, or a device failure.
+    fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor>;
+
+    /// The cache the model needs, for `num_blocks` blocks of `block_size` tokens.
+    fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: DType) -> KvCacheSpec;
+
+    /// Columns of the logits.
+    fn vocab_size(&self) -> usize;
+}
