@@ -1,0 +1,127 @@
+//! The scheduler's settings and the errors of its door.
+
+use crate::sampling_params::ParamError;
+
+/// Which sequence goes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum SchedulingPolicy {
+    /// In order of arrival.
+    #[default]
+    Fcfs,
+    /// By `Request::priority`, lower first, then in order of arrival.
+    Priority,
+}
+
+/// Settings of a [`Scheduler`](crate::Scheduler).
+#[derive(Clone, Debug)]
+pub struct SchedulerConfig {
+    /// Most sequences that run at once.
+    pub max_num_seqs: usize,
+    /// Most tokens computed in a step, over all sequences.
+    pub max_num_batched_tokens: usize,
+    /// Most tokens of a sequence, prompt and output.
+    pub max_model_len: usize,
+    /// Tokens in a KV block.
+    pub block_size: usize,
+    /// KV blocks there are.
+    pub num_blocks: usize,
+    /// Whether blocks are shared between sequences of the same prefix.
+    pub enable_prefix_caching: bool,
+    /// Which sequence goes first.
+    pub policy: SchedulingPolicy,
+    /// Tokens that end a sequence unless its `ignore_eos` is set.
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// A setting out of its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{field} must be {allowed}, got {value}.")]
+pub struct ConfigError {
+    /// Name of the setting.
+    pub field: &'static str,
+    /// The value it had.
+    pub value: usize,
+    /// What is allowed.
+    pub allowed: &'static str,
+}
+
+impl SchedulerConfig {
+    /// Checks every setting.
+    ///
+    /// # Errors
+    /// The first setting out of its range.
+    pub fn verify(&self) -> Result<(), ConfigError> {
+        for (field, value) in [
+            ("max_num_seqs", self.max_num_seqs),
+            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_model_len", self.max_model_len),
+            ("block_size", self.block_size),
+            ("num_blocks", self.num_blocks),
+        ] {
+            if value == 0 {
+                return Err(ConfigError { field, value, allowed: "at least 1" });
+            }
+        }
+        for (field, value) in
+            [("block_size", self.block_size), ("num_blocks", self.num_blocks), ("max_model_len", self.max_model_len)]
+        {
+            if value >= u32::MAX as usize {
+                return Err(ConfigError { field, value, allowed: "less than 2^32 - 1" });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a request was not taken.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AddRequestError {
+    /// An unfinished request has this id.
+    #[error("request_id {request_id:?} is already in use by an unfinished request.")]
+    DuplicateRequestId {
+        /// The id.
+        request_id: String,
+    },
+    /// The prompt has no tokens.
+    #[error("The decoder prompt cannot be empty.")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an output token.
+    #[error(
+        "The decoder prompt (length {num_prompt_tokens}) plus the number of requested output tokens (at least 1) is \
+         longer than the maximum model length of {max_model_len}. Make sure that `max_model_len` is no smaller than \
+         the number of text tokens plus one."
+    )]
+    PromptTooLong {
+        /// Tokens in the prompt.
+        num_prompt_tokens: usize,
+        /// Most tokens of a sequence.
+        max_model_len: usize,
+    },
+    /// The longest sequence that the request may produce does not fit into the KV cache even alone.
+    #[error(
+        "The request may need {num_tokens} tokens in the KV cache (prompt of {num_prompt_tokens} and its output), which \
+         is more than the cache holds ({capacity} = num_blocks {num_blocks} * block_size {block_size}). Lower \
+         max_tokens or max_model_len, or give the cache more blocks."
+    )]
+    TooLongForCache {
+        /// Tokens whose keys and values the sequence may need at once.
+        num_tokens: usize,
+        /// Tokens in the prompt.
+        num_prompt_tokens: usize,
+        /// Tokens that the cache holds.
+        capacity: usize,
+        /// Blocks of the cache.
+        num_blocks: usize,
+        /// Tokens in a block.
+        block_size: usize,
+    },
+    /// A sampling parameter is out of its range.
+    #[error(transparent)]
+    InvalidParams(#[from] ParamError),
+    /// More sequences are queued than the scheduler can number.
+    #[error("{num_sequences} more sequences do not fit into the queue.")]
+    QueueFull {
+        /// Sequences that the request asked for.
+        num_sequences: usize,
+    },
+}
