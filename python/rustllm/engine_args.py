@@ -1,0 +1,190 @@
+"""What an engine is started with: vLLM's names and defaults."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from rustllm.errors import invalid
+from rustllm.logger import warning_once
+from rustllm.unsupported_args import IGNORED, NEUTRAL
+
+__all__ = ["EngineArgs", "parse_size"]
+
+DEFAULT_MODEL: Final = "default"
+"""The model inside the wheel."""
+
+_POWERS: Final = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
+
+_SIZE: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kKmMgGtT]?)(iB|ib|B|b)?")
+
+
+def parse_size(name: str, value: int | str) -> int:
+    """Reads a number a person writes: `32k` is 32000, `32K` 32768, `2GB` 2e9, `2GiB` 2 * 2**30.
+
+    Raises:
+        ValidationError: not such a number.
+    """
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    match = _SIZE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is not None:
+        number, letter, unit = match.groups()
+        if unit is None:
+            base = 1024 if letter.isupper() else 1000
+        else:
+            base = 1024 if unit.startswith("i") else 1000
+        size = float(number) * base ** _POWERS[letter.lower()]
+        if size == int(size):
+            return int(size)
+    message = f"{name} must be a whole number such as 32768, 32k, 32K or 2GiB, got {value!r}"
+    raise invalid(message, parameter=name, value=value)
+
+
+@dataclass
+class EngineArgs:
+    """Arguments of an engine, by vLLM's names.
+
+    Args:
+        model: Folder of a Hugging Face model, or a hub id; `default` for the model in the wheel.
+        tokenizer: Folder or hub id of the tokenizer, if not the model's.
+        tokenizer_mode: `auto` or `hf`.
+        skip_tokenizer_init: Work with token ids only.
+        trust_remote_code: Has no effect: no code of a model is ever run.
+        dtype: `auto` (the checkpoint's), `float32`/`float`, `float16`/`half` or `bfloat16`.
+        revision: Branch, tag or commit of a hub model.
+        tokenizer_revision: The same for `tokenizer`; the model's if not given.
+        download_dir: Cache folder of the hub, if not the usual one.
+        hf_token: Token for the hub; `True` for the one stored by `hf auth login`.
+        hf_overrides: Fields that replace those of `config.json`.
+        max_model_len: Longest prompt plus completion, in tokens; may be written `32k`. `None`, -1
+            and `auto` mean the model's own limit.
+        max_num_seqs: Sequences that may run at once.
+        max_num_batched_tokens: Tokens a step may compute, over all sequences.
+        block_size: Tokens that a block of the key/value cache holds.
+        num_gpu_blocks_override: Number of cache blocks, whatever the memory.
+        kv_cache_memory_bytes: Size of the cache, as a number or written `2GiB`.
+        gpu_memory_utilization: Share of the free memory the cache may take (on CPU: of RAM).
+        enable_prefix_caching: Reuse the cache of equal prompt beginnings.
+        enable_chunked_prefill: Prompts are always computed in chunks where they must be.
+        scheduling_policy: `fcfs` or `priority`.
+        seed: Seed for requests that bring none.
+        max_logprobs: Most `logprobs` a request may ask for; -1 for the whole vocabulary.
+        logprobs_mode: `raw_logprobs`, `processed_logprobs`, `raw_logits` or `processed_logits`.
+        served_model_name: The name, or names, the model has in the API of a server.
+        generation_config: Where sampling defaults come from: `auto` for the model's folder,
+            `vllm` for none (`rustllm` means the same), else a folder.
+        override_generation_config: Sampling defaults that go before those.
+        chat_template: Jinja source, or a file that holds it.
+        device: `auto`, `cpu`, or `reference` for the slow implementation kernels are tested with.
+        num_threads: Compute threads; one for each core if not given.
+        disable_log_stats: Leave out `RequestOutput.metrics`.
+
+    Raises:
+        ValidationError: a value that is no number where one must be, or not one of a few words.
+    """
+
+    model: str | os.PathLike[str] | None = DEFAULT_MODEL
+    tokenizer: str | os.PathLike[str] | None = None
+    tokenizer_mode: str = "auto"
+    skip_tokenizer_init: bool = False
+    trust_remote_code: bool = False
+    dtype: str = "auto"
+    revision: str | None = None
+    tokenizer_revision: str | None = None
+    download_dir: str | os.PathLike[str] | None = None
+    hf_token: str | bool | None = None
+    hf_overrides: dict[str, Any] | None = None
+    max_model_len: int | str | None = None
+    max_num_seqs: int = 128
+    max_num_batched_tokens: int | str = 2048
+    block_size: int = 16
+    num_gpu_blocks_override: int | None = None
+    kv_cache_memory_bytes: int | str | None = None
+    gpu_memory_utilization: float = 0.92
+    enable_prefix_caching: bool = True
+    enable_chunked_prefill: bool = True
+    scheduling_policy: str = "fcfs"
+    seed: int = 0
+    max_logprobs: int = 20
+    logprobs_mode: str = "raw_logprobs"
+    served_model_name: str | list[str] | None = None
+    generation_config: str = "auto"
+    override_generation_config: dict[str, Any] = field(default_factory=dict)
+    chat_template: str | None = None
+    device: str = "auto"
+    num_threads: int | None = None
+    disable_log_stats: bool = False
+
+    def __post_init__(self) -> None:
+        if self.model is None:
+            self.model = DEFAULT_MODEL
+        if self.max_model_len in (-1, "-1", "auto"):
+            self.max_model_len = None
+        for name in ("max_model_len", "max_num_batched_tokens", "kv_cache_memory_bytes"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, parse_size(name, value))
+        self.dtype = {"half": "float16", "float": "float32"}.get(self.dtype, self.dtype)
+        if self.tokenizer_mode not in ("auto", "hf"):
+            raise invalid(
+                f"tokenizer_mode must be auto or hf, got {self.tokenizer_mode!r}",
+                parameter="tokenizer_mode",
+                value=self.tokenizer_mode,
+            )
+        if self.hf_overrides is not None and not isinstance(self.hf_overrides, dict):
+            raise invalid(
+                "hf_overrides must be a dict of config.json fields, "
+                f"got {type(self.hf_overrides).__name__}",
+                parameter="hf_overrides",
+                value=self.hf_overrides,
+            )
+        if self.trust_remote_code:
+            warning_once("trust_remote_code has no effect: no model code is ever run")
+        if not self.enable_chunked_prefill:
+            warning_once(
+                "enable_chunked_prefill=False has no effect: prompts are cut where the token "
+                "budget ends, and answers do not depend on it"
+            )
+
+    @classmethod
+    def from_kwargs(cls, **kwargs: Any) -> EngineArgs:
+        """Makes args from keyword arguments as vLLM takes them.
+
+        Those that mean nothing here are let through, warned about or refused as
+        `rustllm.unsupported_args` says.
+
+        Raises:
+            ValidationError: an argument that is refused, or that nobody knows.
+        """
+        known = {item.name for item in fields(cls)}
+        for name, value in kwargs.items():
+            if name not in known:
+                _check_foreign(name, value, known)
+        return cls(**{name: value for name, value in kwargs.items() if name in known})
+
+    @property
+    def served_model_names(self) -> list[str]:
+        """The names a server knows the model by; the first is the one it answers with."""
+        if isinstance(self.served_model_name, str):
+            return [self.served_model_name]
+        return list(self.served_model_name or [str(self.model)])
+
+
+def _check_foreign(name: str, value: Any, known: set[str]) -> None:
+    """Says what becomes of an argument that is vLLM's but not ours."""
+    if name in NEUTRAL:
+        accepted, reason = NEUTRAL[name]
+        if value not in accepted:
+            message = f"{name}={value!r} is not supported: {reason}"
+            raise invalid(message, parameter=name, value=value)
+    elif name in IGNORED:
+        warning_once(f"{name} has no effect: {IGNORED[name]}")
+    else:
+        close = difflib.get_close_matches(name, [*known, *NEUTRAL, *IGNORED], n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        message = f"unknown engine argument {name!r}{hint}"
+        raise invalid(message, parameter=name, value=value)
