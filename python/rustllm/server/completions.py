@@ -1,0 +1,236 @@
+"""`POST /v1/completions`: continue a text."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.responses import Response
+
+from rustllm.outputs import CompletionOutput, RequestOutput
+from rustllm.sampling_params import SamplingParams
+from rustllm.server.errors import HttpError, as_http_error, request_id_of
+from rustllm.server.logprobs import TokenText, completion_logprobs, prompt_logprobs_list
+from rustllm.server.options import ServerOptions
+from rustllm.server.protocol import CompletionRequest
+from rustllm.server.responses import CompletionChoice, CompletionLogprobs, CompletionResponse
+from rustllm.server.served_model import Call, Prompt, ServedModel, UsageCounter
+from rustllm.server.streaming import (
+    DONE,
+    error_event,
+    event,
+    final_output,
+    json_response,
+    merge,
+    start_stream,
+    unless_client_leaves,
+)
+
+OBJECT = "text_completion"
+DEFAULT_MAX_TOKENS = 16
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A request on its way: what was asked, and the generations that answer it."""
+
+    body: CompletionRequest
+    call: Call
+    prompts: Sequence[Prompt]
+    generations: Sequence[AsyncGenerator[RequestOutput, None]]
+    usage: UsageCounter
+    token_text: TokenText
+    request_id: str
+
+    @property
+    def echo_only(self) -> bool:
+        """Whether the prompt comes back and nothing is generated; the engine still runs one token
+        for it.
+        """
+        return self.body.echo and self.body.max_tokens == 0
+
+
+class CompletionsRoute:
+    """The endpoint and its dependencies."""
+
+    def __init__(self, model: ServedModel, options: ServerOptions) -> None:
+        self.model = model
+        self.options = options
+
+    async def create(self, body: CompletionRequest, request: Request) -> Response:
+        """Answers one request, streaming or not."""
+        job = await self._prepare(body, request)
+        if body.stream:
+            return await start_stream(request, self._events(job))
+        result = await unless_client_leaves(request.receive, self._collect(job))
+        return json_response(result)
+
+    async def _prepare(self, body: CompletionRequest, request: Request) -> _Job:
+        call = self.model.start("cmpl", body, request)
+        prompts = [await self._tokenize(body, prompt) for prompt in body.prompt]
+        generations = [
+            self.model.generate(prompt, self._params(body, prompt), body, request, call)
+            for prompt in prompts
+        ]
+        as_ids = body.return_tokens_as_token_ids
+        return _Job(
+            body=body,
+            call=call,
+            prompts=prompts,
+            generations=generations,
+            usage=UsageCounter(prompts, with_details=self.options.enable_prompt_tokens_details),
+            token_text=self.model.token_text(
+                self.options.return_tokens_as_token_ids if as_ids is None else as_ids
+            ),
+            request_id=request_id_of(request),
+        )
+
+    async def _tokenize(self, body: CompletionRequest, prompt: str | list[int]) -> Prompt:
+        if isinstance(prompt, str):
+            text: str | None = prompt
+            token_ids = await self.model.encode(prompt, add_special_tokens=body.add_special_tokens)
+        else:
+            text, token_ids = None, prompt
+        kept = self.model.truncate(token_ids, body.truncate_prompt_tokens, body.max_tokens or 1)
+        if body.echo and (text is None or len(kept) < len(token_ids)):
+            text = self.model.tokenizer.decode(kept)
+        return Prompt(text, kept)
+
+    def _params(self, body: CompletionRequest, prompt: Prompt) -> SamplingParams:
+        requested = 1 if body.echo and body.max_tokens == 0 else body.max_tokens
+        prompt_logprobs = body.prompt_logprobs
+        if body.echo and body.logprobs is not None and prompt_logprobs is None:
+            prompt_logprobs = body.logprobs
+        return self.model.sampling_params(
+            body,
+            max_tokens=self.model.max_tokens(prompt, requested, DEFAULT_MAX_TOKENS),
+            logprobs=body.logprobs,
+            prompt_logprobs=prompt_logprobs,
+        )
+
+    async def _collect(self, job: _Job) -> CompletionResponse:
+        results = await asyncio.gather(*(final_output(source) for source in job.generations))
+        choices = []
+        for number, (prompt, result) in enumerate(zip(job.prompts, results, strict=True)):
+            job.usage.add(number, result, generated=not job.echo_only)
+            for output in result.outputs:
+                text, token_ids, logprobs = _visible(job, prompt, result, output)
+                choice = CompletionChoice(
+                    index=number * job.body.n + output.index,
+                    text=text,
+                    logprobs=logprobs,
+                    finish_reason=output.finish_reason,
+                    stop_reason=output.stop_reason,
+                )
+                if job.body.prompt_logprobs is not None:
+                    choice.prompt_logprobs = prompt_logprobs_list(result.prompt_logprobs)
+                if job.body.return_token_ids:
+                    choice.prompt_token_ids = prompt.token_ids
+                    choice.token_ids = token_ids
+                choices.append(choice)
+        return _response(job, choices=choices, with_usage=True)
+
+    async def _events(self, job: _Job) -> AsyncGenerator[bytes, None]:
+        stream_options = job.body.stream_options
+        include_usage = bool(stream_options and stream_options.include_usage)
+        continuous = bool(stream_options and stream_options.continuous_usage_stats)
+        offsets: dict[int, int] = {}
+        try:
+            async with aclosing(merge(job.generations)) as outputs:
+                async for number, result in outputs:
+                    job.usage.add(number, result, generated=not job.echo_only)
+                    choices = _deltas(job, number, result, offsets)
+                    if choices:
+                        yield event(
+                            _response(
+                                job,
+                                choices=choices,
+                                with_usage=include_usage and continuous,
+                                null_usage=include_usage,
+                            )
+                        )
+            if include_usage or self.options.enable_force_include_usage:
+                yield event(_response(job, choices=[], with_usage=True))
+        except Exception as error:
+            if not offsets:
+                raise
+            yield error_event(as_http_error(error, job.request_id))
+        yield DONE
+
+
+def _deltas(
+    job: _Job, number: int, result: RequestOutput, offsets: dict[int, int]
+) -> list[CompletionChoice]:
+    """What `result` adds to the choices of prompt `number`; `offsets` keeps each choice's length
+    so far.
+    """
+    choices = []
+    for output in result.outputs:
+        index = number * job.body.n + output.index
+        first = index not in offsets
+        text, token_ids, logprobs = _visible(
+            job, job.prompts[number], result, output, first=first, offset=offsets.get(index, 0)
+        )
+        if job.echo_only and not first:
+            continue
+        offsets[index] = offsets.get(index, 0) + len(text)
+        has_details = logprobs is not None or job.body.return_token_ids
+        if not (text or output.finish_reason or (token_ids and has_details)):
+            continue
+        choice = CompletionChoice(
+            index=index,
+            text=text,
+            logprobs=logprobs,
+            finish_reason=output.finish_reason,
+            stop_reason=output.stop_reason,
+        )
+        if job.body.return_token_ids:
+            choice.token_ids = token_ids
+            if first:
+                choice.prompt_token_ids = job.prompts[number].token_ids
+        choices.append(choice)
+    return choices
+
+
+def _visible(
+    job: _Job,
+    prompt: Prompt,
+    result: RequestOutput,
+    output: CompletionOutput,
+    *,
+    first: bool = True,
+    offset: int = 0,
+) -> tuple[str, list[int], CompletionLogprobs | None]:
+    """Text, tokens and log probabilities the client gets for `output`, the echoed prompt before
+    the first.
+    """
+    if output.finish_reason == "error":
+        raise HttpError(500, "The generation failed.", type="server_error")
+    text = "" if job.echo_only else output.text
+    token_ids = [] if job.echo_only else list(output.token_ids)
+    logprobs = [] if job.echo_only else list(output.logprobs or [])
+    if job.body.echo and first:
+        text = (prompt.text or "") + text
+        token_ids = [*prompt.token_ids, *token_ids]
+        logprobs = [*(result.prompt_logprobs or []), *logprobs]
+    if job.body.logprobs is None:
+        return text, token_ids, None
+    return text, token_ids, completion_logprobs(token_ids, logprobs, job.token_text, offset)
+
+
+def _response(
+    job: _Job, *, choices: list[CompletionChoice], with_usage: bool, null_usage: bool = False
+) -> CompletionResponse:
+    response = CompletionResponse(
+        id=job.call.id,
+        object=OBJECT,
+        created=job.call.created,
+        model=job.call.model,
+        choices=choices,
+    )
+    if with_usage:
+        response.usage = job.usage.usage()
+    elif null_usage:
+        response.usage = None
+    return response
