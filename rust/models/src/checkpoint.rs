@@ -1,6 +1,7 @@
 //! The weights of a model folder, memory-mapped: one safetensors file or several with an index.
 //!
 //! ```text
+//!   model.safetensors                  all of them, or else
 //!   model.safetensors.index.json ──► weight_map: tensor ──► file name      (plain names of this folder only)
 //!   model-0000i-of-0000n.safetensors   8 bytes header length │ JSON header │ tensors, no gaps, no overlap
 //! ```
@@ -56,7 +57,7 @@ pub(crate) struct TensorView<'a> {
 impl Checkpoint {
     /// Maps the safetensors files of `dir` and checks their headers.
     pub(crate) fn open(dir: &Path) -> Result<Self, LoadError> {
-        let index = Index::read(dir)?;
+        let index = if dir.join(SINGLE).exists() { None } else { Index::read(dir)? };
         let names = match &index {
             Some(index) => index.file_names()?,
             None => weight_files(dir)?,
@@ -152,7 +153,7 @@ fn map(path: &Path) -> Result<Mmap, LoadError> {
     unsafe { Mmap::map(&file) }.map_err(io)
 }
 
-/// The weights of a folder without an index: `model.safetensors`, else every safetensors file.
+/// The weights of a folder that are not found by an index: `model.safetensors`, else every safetensors file.
 fn weight_files(dir: &Path) -> Result<BTreeSet<String>, LoadError> {
     let io = |source| LoadError::Io { path: dir.into(), source };
     let mut names = BTreeSet::new();

@@ -17,7 +17,7 @@ const MAX_VOCAB: usize = 1 << 31;
 const MAX_POSITIONS: usize = i32::MAX as usize;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
-const SWITCHES: [&str; 28] = [
+const SWITCHES: [&str; 30] = [
     "quantization_config",
     "compression_config",
     "attn_logit_softcapping",
@@ -39,6 +39,8 @@ const SWITCHES: [&str; 28] = [
     "no_rope_layers",
     "no_rope_layer_interval",
     "rope_interleave",
+    "rope_interleaved",
+    "use_mrope",
     "num_experts",
     "num_local_experts",
     "n_routed_experts",
