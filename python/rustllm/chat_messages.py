@@ -15,7 +15,12 @@ Message = Mapping[str, Any]
 
 ChatTemplateContentFormat = Literal["auto", "string", "openai"]
 
-_TEXT_PARTS: Final = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
+_TEXT_PARTS: Final = {
+    "text": "text",
+    "input_text": "text",
+    "output_text": "text",
+    "refusal": "refusal",
+}
 """Types of content parts that are text, and the key that holds it."""
 
 
@@ -31,8 +36,8 @@ def prepare_messages(
 ) -> list[dict[str, Any]]:
     """Checks a conversation and brings it into the form templates expect.
 
-    Content given as parts is joined to one string (`openai` keeps the parts), and the arguments of tool calls are
-    parsed from JSON.
+    Content given as parts is joined to one string (`openai` keeps the parts), and the arguments of
+    tool calls are parsed from JSON.
 
     Raises:
         ValidationError: a message without a role, or content that is not text.

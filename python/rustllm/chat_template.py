@@ -1,8 +1,8 @@
 """Chat templates: Jinja from a model's folder, rendered in a sandbox.
 
-Templates and messages are strangers' input. The environment is the one templates are written for (that of
-`transformers`: its globals, filters and whitespace rules), immutable and sandboxed, and a template sees nothing but
-plain JSON-like data.
+Templates and messages are strangers' input. The environment is the one templates are written for
+(that of `transformers`: its globals, filters and whitespace rules), immutable and sandboxed, and a
+template sees nothing but plain JSON-like data.
 """
 
 from __future__ import annotations
@@ -124,7 +124,7 @@ def _cut_at_mark(rendered: str, final_text: str) -> str:
     end = rendered.rfind(_CONTINUE.rstrip())
     if end < 0 or final_text.strip() not in rendered:
         raise invalid(
-            "continue_final_message: the final message does not appear in what the chat template renders",
+            "continue_final_message: the chat template does not render the final message",
             parameter="continue_final_message",
             value=True,
         )
@@ -133,7 +133,7 @@ def _cut_at_mark(rendered: str, final_text: str) -> str:
 
 
 def _plain(field: str, value: Any) -> Any:
-    """The value rebuilt from plain JSON types, so that a template meets no other object's methods."""
+    """The value rebuilt from plain JSON types: templates meet no other object's methods."""
     if value is None or type(value) in (str, int, float, bool):
         return value
     if isinstance(value, str):

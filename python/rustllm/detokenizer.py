@@ -23,10 +23,10 @@ class StopMatch(NamedTuple):
 class IncrementalDetokenizer:
     """The text of one completion.
 
-    Text is built when something needs it: at every token while stop strings have to be found, else when it is read.
-    A stop string is matched where it first ends, whatever tokens it came in, so that the text does not depend on how
-    tokens were cut or batched. While a completion runs, the end of its text that could become part of a stop string
-    is held back:
+    Text is built when something needs it: at every token while stop strings have to be found, else
+    when it is read. A stop string is matched where it first ends, whatever tokens it came in, so
+    that the text does not depend on how tokens were cut or batched. While a completion runs, the
+    end of its text that could become part of a stop string is held back:
 
         shown ........ held (longest stop - 1) | next token
     """
@@ -55,7 +55,9 @@ class IncrementalDetokenizer:
         self._num_read = 0
         self._ended = False
 
-    def update(self, token_ids: Sequence[int], *, stop_token_last: bool = False) -> StopMatch | None:
+    def update(
+        self, token_ids: Sequence[int], *, stop_token_last: bool = False
+    ) -> StopMatch | None:
         """Adds tokens.
 
         Args:
@@ -64,7 +66,8 @@ class IncrementalDetokenizer:
                 it has no text, unless `include_stop_str_in_output` asks for it.
 
         Returns:
-            The stop string the tokens completed, if one did; tokens behind it are not part of the completion.
+            The stop string the tokens completed, if one did; tokens behind it are not part of the
+            completion.
         """
         if stop_token_last and not self._include_stop:
             token_ids = token_ids[:-1]
@@ -132,7 +135,7 @@ class IncrementalDetokenizer:
             self._pending.clear()
 
     def _slice(self, begin: int, end: int) -> str:
-        """Characters `begin` to `end`, read from the end: what streams ask for are the last ones."""
+        """Characters `begin` to `end`, found from the end: streams ask for the last ones."""
         collected: list[str] = []
         position = self._length
         for piece in reversed(self._pieces):

@@ -54,9 +54,9 @@ class EngineArgs:
         tokenizer_mode: `auto` or `hf`.
         skip_tokenizer_init: Work with token ids only.
         trust_remote_code: Has no effect: no code of a model is ever run.
-        dtype: `auto` (the checkpoint's), `float32`/`float`, `float16`/`half` or `bfloat16`.
+        dtype: `auto` (the checkpoint's), `float32` or `float`, `float16` or `half`, `bfloat16`.
         revision: Branch, tag or commit of a hub model.
-        tokenizer_revision: The same for `tokenizer`; the model's if not given.
+        tokenizer_revision: The same for the tokenizer; by default it comes with the model.
         download_dir: Cache folder of the hub, if not the usual one.
         hf_token: Token for the hub; `True` for the one stored by `hf auth login`.
         hf_overrides: Fields that replace those of `config.json`.
@@ -128,7 +128,6 @@ class EngineArgs:
             value = getattr(self, name)
             if value is not None:
                 setattr(self, name, parse_size(name, value))
-        self.dtype = {"half": "float16", "float": "float32"}.get(self.dtype, self.dtype)
         if self.tokenizer_mode not in ("auto", "hf"):
             raise invalid(
                 f"tokenizer_mode must be auto or hf, got {self.tokenizer_mode!r}",

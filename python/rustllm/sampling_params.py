@@ -161,9 +161,7 @@ class SamplingParams:
             }
         keeps_none = {"max_tokens"}
         given = {
-            name: value
-            for name, value in values.items()
-            if value is not None or name in keeps_none
+            name: value for name, value in values.items() if value is not None or name in keeps_none
         }
         return SamplingParams(**given)
 
@@ -252,7 +250,7 @@ class SamplingParams:
 
 
 _DEFAULTS: Final[dict[str, Any]] = {item.name: item.default for item in fields(SamplingParams)}
-_DEFAULTS |= {"stop": [], "stop_token_ids": [], "bad_words": []}
+_DEFAULTS.update(stop=[], stop_token_ids=[], bad_words=[])
 
 
 def _count(value: int | bool | None) -> int | None:

@@ -1,9 +1,9 @@
 """Tokens to text, one at a time: what a stream can show without ever splitting a character.
 
-A token is some bytes, and a character may take several tokens. Byte-level vocabularies (GPT-2, Llama 3, Qwen) say
-which bytes, so those tokenizers get a UTF-8 decoder that keeps the bytes of an unfinished character. Other decoders
-depend on a token's neighbours (a leading space, a byte-fallback run), so for those a short window of tokens is decoded
-with and without the new one:
+A token is some bytes, and a character may take several tokens. Byte-level vocabularies (GPT-2,
+Llama 3, Qwen) say which bytes, so those tokenizers get a UTF-8 decoder that keeps the bytes of an
+unfinished character. Other decoders depend on a token's neighbours (a leading space, a
+byte-fallback run), so for those a short window of tokens is decoded with and without the new one:
 
     ids   ... t5 t6 | t7 t8 | t9
               window  held    new      text(window + held + new) - text(window) is what is new,
@@ -39,7 +39,7 @@ class TextStream(Protocol):
         """Takes the next token and returns the text that has become certain."""
 
     def flush(self) -> str:
-        """Text still held when no more tokens come, without the bytes of an unfinished character."""
+        """Text still held when no more tokens come, less the bytes of an unfinished character."""
 
 
 def text_stream(
@@ -132,7 +132,7 @@ def byte_level_bytes(token: str) -> bytes:
 
 @functools.cache
 def _byte_of_char() -> dict[str, int]:
-    """Byte-level vocabularies write each byte as a printable character: itself, or one from U+0100 on."""
+    """Each byte is written as a printable character: itself, or one from U+0100 on."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     others = [byte for byte in range(256) if byte not in set(printable)]
     table = {chr(byte): byte for byte in printable}

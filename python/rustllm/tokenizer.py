@@ -246,8 +246,8 @@ def _load_backend(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokeniz
             "a folder or hub id that has one"
         )
     raise ModelLoadError(
-        f"{folder} has no tokenizer: looked for tokenizer.json, and for vocab.json with merges.txt; "
-        "pass tokenizer=, or skip_tokenizer_init=True to work with token ids only"
+        f"{folder} has no tokenizer: looked for tokenizer.json, and for vocab.json with "
+        "merges.txt; pass tokenizer=, or skip_tokenizer_init=True to work with token ids only"
     )
 
 

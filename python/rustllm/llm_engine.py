@@ -1,0 +1,155 @@
+"""The engine with text at both ends, driven by whoever calls `step`: vLLM's `LLMEngine`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from rustllm._core import EngineStats, ModelInfo
+from rustllm.engine_args import EngineArgs
+from rustllm.errors import invalid
+from rustllm.inputs import PromptType, parse_prompt
+from rustllm.model_loader import LoadedModel, load_model
+from rustllm.output_processor import OutputProcessor
+from rustllm.outputs import RequestOutput
+from rustllm.processor import EngineRequest, Processor
+from rustllm.sampling_params import SamplingParams
+from rustllm.tokenizer import Tokenizer
+
+__all__ = ["LLMEngine"]
+
+
+class LLMEngine:
+    """Prompts in, `RequestOutput`s out, one step at a time.
+
+    Args:
+        engine_args: What to start the engine with.
+
+    Raises:
+        ModelLoadError: a model that cannot be found or loaded.
+        ValidationError: an argument out of range.
+    """
+
+    def __init__(self, engine_args: EngineArgs) -> None:
+        self.model: LoadedModel = load_model(engine_args)
+        self.processor = Processor(self.model)
+        self._engine = self.model.engine
+        self._outputs: OutputProcessor[None] = OutputProcessor(
+            self.model.tokenizer, with_metrics=not engine_args.disable_log_stats
+        )
+
+    @classmethod
+    def from_engine_args(cls, engine_args: EngineArgs) -> LLMEngine:
+        """The same as the constructor."""
+        return cls(engine_args)
+
+    @property
+    def model_info(self) -> ModelInfo:
+        """What was loaded, and the limits that follow."""
+        return self._engine.model_info
+
+    def get_tokenizer(self) -> Tokenizer:
+        """The model's tokenizer."""
+        return self.model.require_tokenizer()
+
+    def add_request(
+        self,
+        request_id: str,
+        prompt: PromptType,
+        params: SamplingParams,
+        *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        priority: int = 0,
+    ) -> str:
+        """Queues one request and returns its id.
+
+        Args:
+            request_id: Name of the request in outputs; must not be in use.
+            prompt: Text or token ids.
+            params: How to sample.
+            tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`, `truncation_side`.
+            priority: Lower runs first under `scheduling_policy="priority"`.
+
+        Raises:
+            ValidationError: a prompt or parameter that cannot be used.
+        """
+        [request] = self.processor.process([parse_prompt(prompt)], [params], tokenization_kwargs)
+        self.add_requests([request_id], [request], [priority])
+        return request_id
+
+    def add_requests(
+        self,
+        request_ids: Sequence[str],
+        requests: Sequence[EngineRequest],
+        priorities: Sequence[int],
+    ) -> None:
+        """Queues processed requests: all of them, or none if one is refused."""
+        states = []
+        try:
+            for request_id, request in zip(request_ids, requests, strict=True):
+                states.append(self._outputs.add(request_id, request, None))
+            self._engine.add_requests(
+                [
+                    (
+                        state.engine_id,
+                        state.request.prompt_token_ids,
+                        state.request.params,
+                        priority,
+                        state.request.cache_salt,
+                    )
+                    for state, priority in zip(states, priorities, strict=True)
+                ]
+            )
+        except BaseException:
+            for state in states:
+                self._outputs.remove(state)
+            raise
+
+    def step(self, timeout: float | None = None) -> list[RequestOutput]:
+        """Waits for the engine's next outputs; returns an empty list when nothing is unfinished.
+
+        Args:
+            timeout: Seconds to wait at most.
+
+        Raises:
+            EngineDeadError: the engine has stopped.
+        """
+        processed = self._outputs.process(self._engine.step(timeout))
+        if processed.to_abort:
+            self._engine.abort(processed.to_abort)
+        for _, error in processed.failures:
+            raise error
+        return [output for _, output in processed.outputs]
+
+    def abort_request(self, request_ids: Iterable[str]) -> None:
+        """Ends requests early, without a last output. Unknown ids are ignored."""
+        if isinstance(request_ids, str):
+            request_ids = [request_ids]
+        states = self._outputs.find(request_ids)
+        for state in states:
+            self._outputs.remove(state)
+        self._engine.abort([state.engine_id for state in states])
+
+    def has_unfinished_requests(self) -> bool:
+        """Whether a request has outputs still to come."""
+        return len(self._outputs) > 0
+
+    def get_num_unfinished_requests(self) -> int:
+        """Requests with outputs still to come."""
+        return len(self._outputs)
+
+    def stats(self) -> EngineStats:
+        """Counters and gauges as of the last step."""
+        return self._engine.stats()
+
+    def reset_prefix_cache(
+        self, reset_running_requests: bool = False, reset_connector: bool = False
+    ) -> bool:
+        """Forgets cached prefixes; false (and nothing done) while requests run."""
+        for name, value in (
+            ("reset_running_requests", reset_running_requests),
+            ("reset_connector", reset_connector),
+        ):
+            if value:
+                raise invalid(f"{name}=True is not supported", parameter=name, value=value)
+        return self._engine.reset_prefix_cache()
