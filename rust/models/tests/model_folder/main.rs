@@ -1,6 +1,10 @@
-//! Whatever a model folder holds, loading it gives a model or a typed error that names the cause; never a panic.
+//! Model folders that the tests write: what their fields mean, and that a broken one gives a typed error that names the
+//! cause, never a panic.
+
+#![allow(clippy::unwrap_used)]
 
 mod config;
+mod families;
 mod folder;
 mod weights;
 
