@@ -86,7 +86,7 @@ class ServedModel:
         self.names = list(names)
         self.tokenizer = engine.get_tokenizer()
         self.max_model_len = engine.max_model_len
-        self.defaults = engine.get_default_sampling_params()
+        self.defaults = engine.default_sampling_fields
         self.created = int(time.time())
         self._log_requests = log_requests
         self._running: set[str] = set()
