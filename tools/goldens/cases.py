@@ -1,7 +1,8 @@
 """The table of golden cases: one row per checkpoint folder.
 
-A row says what the folder is there to catch. Sizes are small and deliberately uneven (odd vocabularies,
-head sizes that are no power of two), so that a kernel that forgets its tail is caught as well.
+A row says what the folder is there to catch. Sizes are small and deliberately uneven (odd
+vocabularies, head sizes that are no power of two), so that a kernel that forgets its tail is caught
+as well.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ NUM_GREEDY_TOKENS = 64
 class Case:
     """One checkpoint folder.
 
-    `spelling` is the generation of transformers whose `config.json` field names the folder uses: "v4"
-    (`rope_theta`, `rope_scaling`, `torch_dtype`; what most files on the hub look like) or "v5"
-    (`rope_parameters`, `dtype`). `v4_extra` are fields that only the v4 file carries, None removes one.
-    `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as the original GPT-2 files do.
+    `spelling` is the generation of transformers whose `config.json` field names the folder uses:
+    "v4" (`rope_theta`, `rope_scaling`, `torch_dtype`; what most files on the hub look like) or "v5"
+    (`rope_parameters`, `dtype`). `v4_extra` changes the v4 file only: None removes a field, ...
+    writes null. `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as
+    the first GPT-2 uploads do.
     """
 
     name: str
@@ -94,7 +96,7 @@ LLAMA3_ROPE = {
     "high_freq_factor": 4.0,
     "original_max_position_embeddings": 64,
 }
-"""With 64 original positions, head_dim 16 has frequencies in all three bands: kept, blended, divided by 8."""
+"""64 original positions and head_dim 16: some frequencies are kept, some blended, some divided."""
 
 LINEAR_ROPE = {"rope_type": "linear", "rope_theta": 10000.0, "factor": 2.0}
 
@@ -109,9 +111,9 @@ MODEL_CASES: tuple[Case, ...] = (
     ),
     Case(
         "llama_tied",
-        "output tied to the embedding, one key-value head per query head",
+        "output tied to the embedding, one key-value head per query head, head_dim 12",
         LlamaConfig,
-        _rotary(64, 4, 4, 96, tie_word_embeddings=True),
+        _rotary(48, 4, 4, 80, tie_word_embeddings=True),
     ),
     Case(
         "llama_rope_llama3",
@@ -133,7 +135,7 @@ MODEL_CASES: tuple[Case, ...] = (
         "attention_bias and mlp_bias, an odd vocabulary, an epsilon (0.01) that shows",
         LlamaConfig,
         _rotary(
-            64, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
+            48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
         ),
     ),
     Case(
@@ -170,7 +172,10 @@ MODEL_CASES: tuple[Case, ...] = (
         "no sliding window, a rope base that is not the default",
         MistralConfig,
         _rotary(
-            48, 4, 2, 80,
+            48,
+            4,
+            2,
+            80,
             sliding_window=None,
             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
         ),
@@ -188,7 +193,10 @@ MODEL_CASES: tuple[Case, ...] = (
         "query, key and value biases, tied output, a sliding_window that is switched off",
         Qwen2Config,
         _rotary(
-            64, 4, 2, 96,
+            64,
+            4,
+            2,
+            96,
             tie_word_embeddings=True,
             rms_norm_eps=1e-6,
             rope_parameters={"rope_type": "default", "rope_theta": 1000000.0},
@@ -207,7 +215,10 @@ MODEL_CASES: tuple[Case, ...] = (
         "bfloat16 weights, tied output, v4 spelling",
         Qwen3Config,
         _rotary(
-            64, 4, 2, 96,
+            64,
+            4,
+            2,
+            96,
             head_dim=32,
             tie_word_embeddings=True,
             rms_norm_eps=1e-6,
@@ -224,13 +235,14 @@ MODEL_CASES: tuple[Case, ...] = (
     ),
     Case(
         "gpt2_unprefixed",
-        "tensor names of the original GPT-2 files: no 'transformer.' prefix, stored causal masks",
+        "tensor names of the first GPT-2 uploads (no 'transformer.' prefix, stored causal masks); "
+        "the longest path fills the position table exactly",
         GPT2Config,
-        _gpt2(128),
+        _gpt2(80),
         spelling="v4",
-        prompt_lengths=(1, 2, 7, 16, 17, 33, 64),
+        prompt_lengths=(1, 2, 7, 16),
         original_gpt2_names=True,
-        v4_extra={"n_ctx": 128, "torch_dtype": None},
+        v4_extra={"n_ctx": 80, "torch_dtype": None},
     ),
 )
 

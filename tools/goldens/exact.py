@@ -1,7 +1,7 @@
-"""The same models once more, in NumPy and float64, written from the definitions and not from transformers.
+"""The same models once more, in NumPy and float64, from the definitions and not from transformers.
 
-`make_goldens.py` measures with it how far the float32 references are from the exact values, and that every
-tensor and every setting of a case shows in its references. Slow and plain on purpose.
+`make_goldens.py` measures with it how far the float32 references are from the exact values, and
+that every tensor and every setting of a case shows in its references. Slow and plain on purpose.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Tensors = dict[str, Array]
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
-    """`config.json` and all tensors, widened to float64, GPT-2 names with the `transformer.` prefix."""
+    """`config.json` and all tensors as float64, GPT-2 names with the `transformer.` prefix."""
     config = json.loads((folder / "config.json").read_text())
     tensors: Tensors = {}
     for path in sorted(folder.glob("model*.safetensors")):
@@ -108,7 +108,7 @@ def _gpt2(c: dict[str, Any], t: Tensors, ids: NDArray[np.int64]) -> Array:
 
 
 def _attention(q: Array, k: Array, v: Array, window: int | None) -> Array:
-    """Causal attention over `[tokens, heads, head_dim]`; token i sees the last `window` tokens, itself included."""
+    """Causal attention over `[tokens, heads, head_dim]`; `window` counts the token itself."""
     tokens, heads, head_dim = q.shape
     k, v = (np.repeat(x, heads // x.shape[1], axis=1) for x in (k, v))
     scores = np.einsum("qhd,khd->hqk", q, k) / np.sqrt(head_dim)
@@ -117,12 +117,16 @@ def _attention(q: Array, k: Array, v: Array, window: int | None) -> Array:
     scores[:, hidden] = -np.inf
     weights = np.exp(scores - scores.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
-    return np.einsum("hqk,khd->qhd", weights, v).reshape(tokens, heads * head_dim)
+    out: Array = np.einsum("hqk,khd->qhd", weights, v).reshape(tokens, heads * head_dim)
+    return out
 
 
 def _inverse_frequencies(c: dict[str, Any], head_dim: int) -> Array:
     """Angle per position of each pair of dimensions, from either spelling of the rope settings."""
-    rope = c.get("rope_parameters") or {**(c.get("rope_scaling") or {}), "rope_theta": c["rope_theta"]}
+    rope = c.get("rope_parameters") or {
+        **(c.get("rope_scaling") or {}),
+        "rope_theta": c["rope_theta"],
+    }
     kind = rope.get("rope_type") or rope.get("type") or "default"
     frequency: Array = rope["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim)
     if kind == "linear":
@@ -130,7 +134,9 @@ def _inverse_frequencies(c: dict[str, Any], head_dim: int) -> Array:
     if kind == "llama3":
         low, high = rope["low_freq_factor"], rope["high_freq_factor"]
         turns = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)
-        keep = np.clip((turns - low) / (high - low), 0, 1)  # 1: fast, unscaled; 0: slow, divided by factor
+        keep = np.clip(
+            (turns - low) / (high - low), 0, 1
+        )  # 1: fast, unscaled; 0: slow, divided by factor
         blended: Array = frequency * (keep + (1 - keep) / rope["factor"])
         return blended
     return frequency

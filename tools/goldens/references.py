@@ -1,4 +1,4 @@
-"""Reference outputs of a model folder: greedy tokens and log probabilities, float32, eager attention."""
+"""Reference outputs of a model folder: greedy tokens and log probabilities, in float32."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
-
 from cases import NUM_GREEDY_TOKENS, Case
+from transformers import AutoModelForCausalLM, PreTrainedModel
 from weights import rng_for
 
 MIN_MARGIN = 1e-3
-"""A path on which two tokens come closer than this (in logits) is rejected: rounding could swap them."""
+"""A path on which the two best logits come closer is rejected: rounding could swap them."""
 
 MIN_DISTINCT_TOKENS = 12
 """A continuation with fewer different tokens than this is rejected: it would prove little."""
@@ -38,17 +37,18 @@ class GreedyPath:
 
 
 def load_float32(folder: Path) -> PreTrainedModel:
-    """Load a folder as a user would, weights widened to float32, with the plain ("eager") attention."""
-    model = AutoModelForCausalLM.from_pretrained(
+    """Load a folder as a user would, weights widened to float32, plain ("eager") attention."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, attn_implementation="eager"
     )
-    return model.eval()
+    model.eval()
+    return model
 
 
 def greedy(
     model: PreTrainedModel, prompt: Sequence[int], count: int, stop: Sequence[int] = ()
 ) -> list[int]:
-    """The greedy continuation through the key-value cache: `count` tokens, or up to a stop token."""
+    """Greedy tokens, one by one through the key-value cache: `count`, or up to a stop token."""
     tokens: list[int] = []
     step, cache = list(prompt), None
     with torch.no_grad():
@@ -90,7 +90,8 @@ def follow(model: PreTrainedModel, prompt: list[int], tokens: list[int]) -> Gree
 
 
 def _floats(values: torch.Tensor) -> np.ndarray:
-    return values.numpy().astype(np.float32)
+    floats: np.ndarray = values.numpy().astype(np.float32)
+    return floats
 
 
 def _entry(path: GreedyPath) -> dict[str, Any]:

@@ -6,20 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 import exact
+import numpy as np
 from exact import Array, Tensors
 
 MAX_ERROR = 5e-5
-"""Largest distance of a stored float32 log probability from the float64 value: half of what tests allow."""
+"""Largest distance of a stored value from its float64 value: half of what tests allow."""
 
 MIN_EFFECT = 1e-2
-"""A lost tensor or setting must move some stored log probability by this much: 100 times what tests allow."""
+"""A lost tensor or setting must move some stored value by this: 100 times what tests allow."""
 
 
 def check_folder(folder: Path, reference: dict[str, Any]) -> tuple[float, float]:
-    """Return the largest error of the stored values, and the smallest effect of any mistake tried."""
+    """Return the largest error of the stored values, and the least effect of any mistake tried."""
     config, tensors = exact.load(folder)
     error = max(_distance(config, tensors, prompt) for prompt in reference["prompts"])
     if error > MAX_ERROR:
@@ -36,7 +35,7 @@ def check_folder(folder: Path, reference: dict[str, Any]) -> tuple[float, float]
 
 
 def _distance(config: dict[str, Any], tensors: Tensors, prompt: dict[str, Any]) -> float:
-    """Largest difference between the stored log probabilities of one prompt and the float64 ones."""
+    """Largest difference between the stored values of one prompt and the float64 ones."""
     ids = prompt["prompt_token_ids"] + prompt["greedy_token_ids"]
     table: Array = exact.logprobs(config, tensors, ids[:-1])
     stored = np.concatenate([prompt["prompt_logprobs"], prompt["greedy_logprobs"]])
@@ -48,7 +47,7 @@ def _distance(config: dict[str, Any], tensors: Tensors, prompt: dict[str, Any]) 
 def _mistakes(
     config: dict[str, Any], tensors: Tensors
 ) -> Iterator[tuple[str, dict[str, Any], Tensors]]:
-    """Every tensor left at its default (a norm at one, all others at zero), every special setting ignored."""
+    """Every tensor left at its default (norms one, others zero), every special setting ignored."""
     for name, value in tensors.items():
         is_norm = name.endswith(".weight") and ("norm" in name or ".ln_" in name)
         yield f"losing {name}", config, {**tensors, name: np.full_like(value, float(is_norm))}

@@ -9,17 +9,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from cases import Case
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
-
-from cases import Case
 
 LOGIT_STD = 2.5
 """Target standard deviation of the logits: wide enough that the best token has a clear lead."""
 
-# Standard deviation of a matrix's output for an input of unit variance. Queries and keys are large so that
-# attention is selective; what is written to the residual stream outweighs the embedding, so that a
-# continuation depends on attention and does not merely repeat its last token.
+# Standard deviation of a matrix's output for an input of unit variance. Queries and keys are large,
+# so that attention is selective; what is written to the residual stream outweighs the embedding, so
+# that a continuation depends on attention and does not merely repeat its last token.
 GAINS = {
     "q_proj": 1.2, "k_proj": 1.2, "v_proj": 1.0, "o_proj": 1.5,
     "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5,
@@ -28,13 +27,13 @@ GAINS = {
 
 
 def rng_for(*key: object) -> np.random.Generator:
-    """A generator that depends on nothing but `key`; NumPy keeps its streams across versions and machines."""
+    """A generator that depends on nothing but `key`, the same on every machine."""
     digest = hashlib.sha256("/".join(map(str, key)).encode()).digest()
     return np.random.Generator(np.random.PCG64(int.from_bytes(digest, "little")))
 
 
 def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarray:
-    """The value of one parameter, float32. No bias is zero and no norm is one, so that a lost one is seen."""
+    """The value of one parameter; no bias is zero and no norm is one, so that a lost one shows."""
     noise = rng_for("weights", case.name, name).standard_normal(shape, dtype=np.float32)
     module, kind = name.split(".")[-2:]
     if kind == "bias":
@@ -52,12 +51,13 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
 def build_model(case: Case) -> PreTrainedModel:
     """A model with seeded weights, float32 values already rounded to the case's dtype."""
     config = case.config()
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    model: PreTrainedModel = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = _draw(case, name, tuple(parameter.shape), config.tie_word_embeddings)
             parameter.copy_(torch.from_numpy(value))
-    return model.to(getattr(torch, case.dtype))
+    model.to(getattr(torch, case.dtype))
+    return model
 
 
 def save_model(case: Case, folder: Path) -> None:
@@ -85,7 +85,7 @@ def _to_original_gpt2(path: Path, n_positions: int) -> None:
 
 
 def _write_configs(case: Case, folder: Path) -> None:
-    """Give `config.json` the case's spelling and `config.other.json` the other one; both must read alike."""
+    """`config.json` in the case's spelling, `config.other.json` in the other; both read alike."""
     path = folder / "config.json"
     v5 = json.loads(path.read_text())
     texts = {"v5": v5, "v4": _to_v4(v5, case)}
@@ -95,7 +95,9 @@ def _write_configs(case: Case, folder: Path) -> None:
         read[spelling] = AutoConfig.from_pretrained(folder).to_dict()
         _forget_what_only_v4_says(read[spelling])
     if read["v4"] != read["v5"]:
-        different = {k: (read["v4"].get(k), v) for k, v in read["v5"].items() if read["v4"].get(k) != v}
+        different = {
+            k: (read["v4"].get(k), v) for k, v in read["v5"].items() if read["v4"].get(k) != v
+        }
         raise RuntimeError(f"{case.name}: the two spellings read differently: {different}")
     other = "v4" if case.spelling == "v5" else "v5"
     for name, spelling in (("config.json", case.spelling), ("config.other.json", other)):
