@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from rustllm.llm import LLM
-
 from rustllm.cli.arguments import Parser, add_engine_flags, engine_args
 from rustllm.errors import RustllmError
+from rustllm.inputs import TokensPrompt
+from rustllm.llm import LLM
 from rustllm.sampling_params import SamplingParams
 
 PERCENTILES = (10, 25, 50, 75, 90, 99)
@@ -178,9 +178,9 @@ def _params(output_len: int, n: int) -> SamplingParams:
     return SamplingParams(n=n, temperature=1.0, max_tokens=output_len, ignore_eos=True)
 
 
-def _random_prompts(llm: LLM, count: int, length: int, seed: int) -> list[dict[str, Any]]:
+def _random_prompts(llm: LLM, count: int, length: int, seed: int) -> list[TokensPrompt]:
     rng = random.Random(seed)
-    size = llm.engine.model_info.vocab_size
+    size = llm.llm_engine.model_info.vocab_size
     return [{"prompt_token_ids": rng.choices(range(size), k=length)} for _ in range(count)]
 
 

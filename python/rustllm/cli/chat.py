@@ -51,7 +51,7 @@ class Conversation:
     def __init__(self, session: Session, values: dict[str, object], system: str | None) -> None:
         self._session = session
         self._tokenizer = session.engine.get_tokenizer()
-        self._tokenizer.get_chat_template()
+        self._tokenizer.get_chat_template(session.engine.model.chat_template)
         self._params = session.sampling_params(values, None)
         self._start = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._start)
@@ -112,7 +112,7 @@ class Conversation:
         self._messages.append({"role": "assistant", "content": "".join(pieces)})
 
     def _prompt(self) -> dict[str, list[int]]:
-        rendered = self._tokenizer.apply_chat_template(self._messages)
+        rendered = self._session.engine.processor.render_chat(self._messages)
         token_ids = self._tokenizer.encode(rendered, add_special_tokens=False)
         return {"prompt_token_ids": token_ids}
 

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from typing import Any
 
 from rustllm.async_engine import AsyncEngine
-
 from rustllm.engine_args import EngineArgs
 from rustllm.outputs import RequestOutput
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
@@ -35,7 +34,7 @@ class Session(contextlib.AbstractContextManager["Session"]):
         self, values: dict[str, Any], default_max_tokens: int | None
     ) -> SamplingParams:
         """What the user asked for, over the model's own defaults."""
-        defaults = {"max_tokens": default_max_tokens, **self.engine.get_default_sampling_params()}
+        defaults = {"max_tokens": default_max_tokens, **self.engine.default_sampling_fields}
         return SamplingParams.from_optional(**{**defaults, **values})
 
     def complete(self, prompt: Any, params: SamplingParams) -> RequestOutput:

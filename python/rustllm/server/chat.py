@@ -62,13 +62,16 @@ async def render_chat_prompt(
     chat_template: str | None = None,
 ) -> Prompt:
     """The conversation as the chat template writes it, and its tokens."""
-    text = model.tokenizer.apply_chat_template(
-        prepare_messages(body.messages or []),
+    text = model.engine.processor.render_chat(
+        body.messages or [],
         chat_template=chat_template,
         tools=tools,
         add_generation_prompt=body.add_generation_prompt,
         continue_final_message=body.continue_final_message,
-        **options.default_chat_template_kwargs | _template_kwargs(body.chat_template_kwargs),
+        chat_template_kwargs={
+            **options.default_chat_template_kwargs,
+            **_template_kwargs(body.chat_template_kwargs),
+        },
     )
     token_ids = await model.encode(text, add_special_tokens=bool(body.add_special_tokens))
     return Prompt(text, token_ids)
@@ -113,8 +116,9 @@ class ChatRoute:
         )
         last = body.messages[-1]
         role = self.options.response_role if body.add_generation_prompt else last["role"]
-        content = prepare_messages([last])[0].get("content")
-        echoes = body.echo and last["role"] == role and isinstance(content, str)
+        echoed = ""
+        if body.echo and last["role"] == role:
+            echoed = prepare_messages([last])[0].get("content") or ""
         as_ids = body.return_tokens_as_token_ids
         return _Job(
             body=body,
@@ -126,7 +130,7 @@ class ChatRoute:
                 self.options.return_tokens_as_token_ids if as_ids is None else as_ids
             ),
             role=role,
-            echoed=content if echoes else "",
+            echoed=echoed,
             request_id=request_id_of(request),
         )
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fastapi import Request
 from starlette.responses import Response
 
-from rustllm.outputs import CompletionOutput, RequestOutput
+from rustllm.outputs import CompletionOutput, Logprob, RequestOutput
 from rustllm.sampling_params import SamplingParams
 from rustllm.server.errors import HttpError, as_http_error, request_id_of
 from rustllm.server.logprobs import TokenText, completion_logprobs, prompt_logprobs_list
@@ -209,7 +209,9 @@ def _visible(
         raise HttpError(500, "The generation failed.", type="server_error")
     text = "" if job.echo_only else output.text
     token_ids = [] if job.echo_only else list(output.token_ids)
-    logprobs = [] if job.echo_only else list(output.logprobs or [])
+    logprobs: list[dict[int, Logprob] | None] = []
+    if not job.echo_only:
+        logprobs.extend(output.logprobs or [])
     if job.body.echo and first:
         text = (prompt.text or "") + text
         token_ids = [*prompt.token_ids, *token_ids]

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import FrameType
 
 import uvicorn
-from rustllm.async_engine import AsyncEngine
 
+from rustllm.async_engine import AsyncEngine
 from rustllm.engine_args import EngineArgs
 from rustllm.errors import RustllmError
 from rustllm.server.app import build_app

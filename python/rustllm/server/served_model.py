@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
-from rustllm.async_engine import AsyncEngine
 
+from rustllm.async_engine import AsyncEngine
+from rustllm.inputs import TokensPrompt
 from rustllm.outputs import Logprob, RequestOutput
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
 from rustllm.server.errors import HttpError, bad_request
@@ -207,7 +208,7 @@ class ServedModel:
 
         The engine's id for it is the answer's plus random digits: clients may reuse their ids.
         """
-        inputs: dict[str, Any] = {"prompt_token_ids": prompt.token_ids}
+        inputs: TokensPrompt = {"prompt_token_ids": prompt.token_ids}
         salt = _cache_salt(getattr(request.state, "tenant", None), body.cache_salt)
         if salt is not None:
             inputs["cache_salt"] = salt
