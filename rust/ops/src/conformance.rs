@@ -1,1 +1,470 @@
+//! The table of cases that holds a backend to the reference.
+//!
+//! A [`Case`] computes one op on given inputs with whatever backend it is handed. [`Case::check`] compares the result with
+//! [`ReferenceBackend`]'s; tests of bit equality (threads, instruction sets) compare two runs of [`Case::outputs`].
+//! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
+use std::fmt;
+
+use crate::{
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, KvCacheSpec, ReferenceBackend,
+    Result, RopeTable, Tensor, Weight,
+};
+
+/// Every weight and cache dtype.
+pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+type Compute = Box<dyn Fn(&dyn Backend) -> Result<Vec<Vec<f32>>> + Send + Sync>;
+
+/// One op on one set of inputs.
+pub struct Case {
+    name: String,
+    tolerance: f32,
+    compute: Compute,
+}
+
+/// A value that is further from the reference's than the case allows.
+#[derive(Debug, thiserror::Error)]
+pub enum Mismatch {
+    /// The op failed on one of the backends.
+    #[error("{case}: {source}")]
+    Failed {
+        /// The case.
+        case: String,
+        /// What the op said.
+        source: Error,
+    },
+    /// Another number of rows or columns.
+    #[error("{case}: the shape differs from the reference's")]
+    Shape {
+        /// The case.
+        case: String,
+    },
+    /// A value too far away.
+    #[error("{case}: row {row}, column {col} is {got}, the reference has {want} (tolerance {tolerance:e})")]
+    Value {
+        /// The case.
+        case: String,
+        /// Row of the result.
+        row: usize,
+        /// Column of the result.
+        col: usize,
+        /// The backend's value.
+        got: f32,
+        /// The reference's value.
+        want: f32,
+        /// How far apart they may be, relative to 1 and to the reference's value.
+        tolerance: f32,
+    },
+}
+
+impl fmt::Debug for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Case").field("name", &self.name).field("tolerance", &self.tolerance).finish_non_exhaustive()
+    }
+}
+
+impl Case {
+    fn new(
+        name: String,
+        tolerance: f32,
+        compute: impl Fn(&dyn Backend) -> Result<Vec<Vec<f32>>> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, tolerance, compute: Box::new(compute) }
+    }
+
+    /// Op, dtype and shapes.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The rows `backend` computes.
+    ///
+    /// # Errors
+    /// What the op fails with.
+    pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
+        (self.compute)(backend)
+    }
+
+    /// Compares `backend`'s rows with the reference's.
+    ///
+    /// # Errors
+    /// [`Mismatch`] with the first value out of tolerance, or the failure of an op.
+    pub fn check(&self, backend: &dyn Backend) -> std::result::Result<(), Mismatch> {
+        let failed = |source| Mismatch::Failed { case: self.name.clone(), source };
+        let got = self.outputs(backend).map_err(failed)?;
+        let want = self.outputs(&ReferenceBackend).map_err(failed)?;
+        if got.len() != want.len() || got.iter().zip(&want).any(|(got, want)| got.len() != want.len()) {
+            return Err(Mismatch::Shape { case: self.name.clone() });
+        }
+        for (row, (got, want)) in got.iter().zip(&want).enumerate() {
+            for (col, (got, want)) in got.iter().zip(want).enumerate() {
+                let allowed = self.tolerance * want.abs().max(1.0);
+                if (got - want).abs() > allowed || got.is_nan() || want.is_nan() {
+                    let (case, tolerance) = (self.name.clone(), self.tolerance);
+                    return Err(Mismatch::Value { case, row, col, got: *got, want: *want, tolerance });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// All cases.
+pub fn cases() -> Vec<Case> {
+    let mut cases = Vec::new();
+    linear_cases(&mut cases);
+    embedding_cases(&mut cases);
+    norm_cases(&mut cases);
+    elementwise_cases(&mut cases);
+    rotary_cases(&mut cases);
+    attention_cases(&mut cases);
+    cases
+}
+
+/// `n` numbers from -1 to 1, the same for the same seed on every machine.
+pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
+    // SplitMix64 (Steele, Lea and Flood 2014).
+    (0..n as u64)
+        .map(|i| {
+            let mut z = (seed << 32 | i).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+            z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            ((z ^ (z >> 31)) >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        })
+        .collect()
+}
+
+/// A weight of random numbers, rounded to `dtype`.
+///
+/// # Errors
+/// What loading fails with.
+pub fn random_weight(backend: &dyn Backend, rows: usize, cols: usize, dtype: DType, seed: u64) -> Result<Weight> {
+    let bytes: Vec<u8> = numbers(rows * cols, seed).iter().flat_map(|v| v.to_le_bytes()).collect();
+    backend.load_weight(&[HostMatrix::new(DType::F32, rows, cols, &bytes)?], dtype)
+}
+
+/// A tensor of random numbers.
+///
+/// # Errors
+/// What the allocation fails with.
+pub fn random_tensor(backend: &dyn Backend, rows: usize, cols: usize, seed: u64) -> Result<Tensor> {
+    backend.tensor(&numbers(rows * cols, seed), rows, cols)
+}
+
+/// The rows of a tensor.
+///
+/// # Errors
+/// What reading fails with.
+pub fn rows_of(backend: &dyn Backend, x: &Tensor) -> Result<Vec<Vec<f32>>> {
+    let mut rows = Vec::new();
+    backend.read_rows(x, &mut |_, values| rows.push(values.to_vec()))?;
+    Ok(rows)
+}
+
+fn linear_cases(cases: &mut Vec<Case>) {
+    let shapes = [
+        // rows, in_features, out_features
+        (1, 1, 1),
+        (1, 64, 48),
+        (1, 333, 129),
+        (2, 33, 17),
+        (3, 16, 65),
+        (5, 70, 80),
+        (7, 129, 31),
+        (8, 64, 64),
+        (16, 100, 50),
+        (17, 1027, 40),
+        (33, 48, 130),
+        (64, 515, 33),
+        (130, 77, 200),
+        (130, 1030, 16),
+    ];
+    for dtype in DTYPES {
+        for (rows, k, n) in shapes {
+            // Sums of k products of numbers below 1 in another order: each addition rounds by at most 2^-24 of a partial sum
+            // that is typically sqrt(k), and the roundings add up as a random walk. Eight times that.
+            let tolerance = 8.0 * (k as f32) * 2f32.powi(-24);
+            for bias in [false, true] {
+                let name = format!("linear {dtype} [{rows}, {k}] x [{n}, {k}]{}", if bias { " + bias" } else { "" });
+                cases.push(Case::new(name, tolerance.max(1e-6), move |backend| {
+                    // A view that starts and ends inside its storage.
+                    let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
+                    let weight = random_weight(backend, n, k, dtype, 2)?;
+                    let bias = bias.then(|| random_tensor(backend, 1, n, 3)).transpose()?;
+                    rows_of(backend, &backend.linear(&x, &weight, bias.as_ref())?)
+                }));
+            }
+        }
+    }
+}
+
+fn embedding_cases(cases: &mut Vec<Case>) {
+    for dtype in DTYPES {
+        for (rows, cols, count) in [(1, 1, 1), (50, 33, 7), (100, 64, 130)] {
+            let name = format!("embedding {dtype} {count} of [{rows}, {cols}]");
+            cases.push(Case::new(name, 0.0, move |backend| {
+                let table = random_weight(backend, rows, cols, dtype, 4)?;
+                let ids = backend.indices((0..count).map(|i| (i * 37 % rows) as u32).collect())?;
+                rows_of(backend, &backend.embedding(&ids, &table)?)
+            }));
+        }
+    }
+    cases.push(Case::new("gather_rows".into(), 0.0, |backend| {
+        let x = random_tensor(backend, 9, 40, 5)?.columns(3, 33)?;
+        let rows = backend.indices(vec![8, 0, 3, 3, 7])?;
+        rows_of(backend, &backend.gather_rows(&x, &rows)?)
+    }));
+}
+
+fn norm_cases(cases: &mut Vec<Case>) {
+    // Sums of up to a few thousand squares in another order, then a square root: a few units in the last place.
+    let tolerance = 4e-6;
+    let eps = 1e-5;
+    for (rows, cols) in [(1, 1), (1, 64), (2, 100), (3, 4097), (17, 33), (130, 16)] {
+        cases.push(Case::new(format!("rms_norm [{rows}, {cols}]"), tolerance, move |backend| {
+            let x = random_tensor(backend, rows, cols + 3, 6)?.columns(3, cols)?;
+            let weight = random_tensor(backend, 1, cols, 7)?;
+            rows_of(backend, &backend.rms_norm(&x, &weight, eps)?)
+        }));
+        cases.push(Case::new(format!("add_rms_norm [{rows}, {cols}]"), tolerance, move |backend| {
+            let x = random_tensor(backend, rows, cols, 6)?;
+            let mut residual = random_tensor(backend, rows, cols, 8)?;
+            let weight = random_tensor(backend, 1, cols, 7)?;
+            let normed = backend.add_rms_norm(&x, &mut residual, &weight, eps)?;
+            Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
+        }));
+        for bias in [false, true] {
+            let name = format!("layer_norm [{rows}, {cols}], bias {bias}");
+            cases.push(Case::new(name, tolerance, move |backend| {
+                let x = random_tensor(backend, rows, cols, 9)?;
+                let weight = random_tensor(backend, 1, cols, 10)?;
+                let bias = bias.then(|| random_tensor(backend, 1, cols, 11)).transpose()?;
+                rows_of(backend, &backend.layer_norm(&x, &weight, bias.as_ref(), eps)?)
+            }));
+        }
+        cases.push(Case::new(format!("add_layer_norm [{rows}, {cols}]"), tolerance, move |backend| {
+            let x = random_tensor(backend, rows, cols, 9)?;
+            let mut residual = random_tensor(backend, rows, cols, 8)?;
+            let (weight, bias) = (random_tensor(backend, 1, cols, 10)?, random_tensor(backend, 1, cols, 11)?);
+            let normed = backend.add_layer_norm(&x, &mut residual, &weight, Some(&bias), eps)?;
+            Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
+        }));
+    }
+    cases.push(Case::new("rms_norm of each head, [5, 4 x 40]".into(), tolerance, move |backend| {
+        let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
+        rows_of(backend, &backend.rms_norm(&x, &random_tensor(backend, 1, 40, 13)?, eps)?)
+    }));
+}
+
+fn elementwise_cases(cases: &mut Vec<Case>) {
+    // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
+    let tolerance = 2e-6;
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
+            cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
+                rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)
+            }));
+            cases.push(Case::new(format!("gated {activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
+                rows_of(backend, &backend.gated_activation(&spread(backend, rows, cols)?, activation)?)
+            }));
+        }
+    }
+    for (rows, cols) in [(1, 1), (5, 33), (130, 300)] {
+        cases.push(Case::new(format!("add_assign [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols, 15)?;
+            backend.add_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
+            rows_of(backend, &x)
+        }));
+    }
+}
+
+/// Numbers from -12 to 12, where activations go from nothing to all.
+fn spread(backend: &dyn Backend, rows: usize, cols: usize) -> Result<Tensor> {
+    let values: Vec<f32> = numbers(rows * cols, 14).iter().map(|v| 12.0 * v).collect();
+    backend.tensor(&values, rows, cols)
+}
+
+fn rotary_cases(cases: &mut Vec<Case>) {
+    for (heads, head_dim, rotary_dim) in [(1, 2, 2), (3, 40, 40), (2, 64, 64), (4, 80, 32), (2, 96, 96)] {
+        // Two products and a sum a value, fused or not.
+        let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");
+        cases.push(Case::new(name, 1e-6, move |backend| {
+            let rope = RopeTable::new(backend, 600, rotary_dim, 10_000.0, None)?;
+            // Keys inside a fused projection: what lies beside them must stay.
+            let x = random_tensor(backend, 5, heads * head_dim + 7, 17)?;
+            let mut keys = x.columns(4, heads * head_dim)?;
+            backend.rotary(&mut keys, &rope, &backend.indices(vec![0, 1, 17, 599, 3])?, head_dim)?;
+            rows_of(backend, &keys)
+        }));
+    }
+}
+
+/// A batch of sequences over a paged cache: for each, the tokens cached before this step and those of this step.
+///
+/// Blocks are dealt out of order, and every slot of every block is first filled with NaN, as if another sequence had left
+/// it there: what a row may not see must not reach its result.
+#[derive(Debug, Clone)]
+pub struct AttentionCase {
+    /// `(cached before, tokens of this step)` of each sequence.
+    pub seqs: Vec<(usize, usize)>,
+    /// Query heads, key/value heads, elements of a head, window.
+    pub params: AttentionParams,
+    /// Tokens of a block.
+    pub block_size: usize,
+    /// Dtype of the cache.
+    pub dtype: DType,
+}
+
+impl AttentionCase {
+    /// Rows of the step.
+    pub fn num_tokens(&self) -> usize {
+        self.seqs.iter().map(|(_, new)| new).sum()
+    }
+
+    fn max_blocks(&self) -> usize {
+        self.seqs.iter().map(|(cached, new)| (cached + new).div_ceil(self.block_size)).max().unwrap_or(0)
+    }
+
+    fn num_blocks(&self) -> usize {
+        self.seqs.len() * self.max_blocks() + 2
+    }
+
+    /// The metadata of rows `from(cached) .. to` of every sequence.
+    fn metadata(
+        &self,
+        backend: &dyn Backend,
+        span: impl Fn(usize, usize) -> (usize, usize),
+    ) -> Result<AttentionMetadata> {
+        let (max_blocks, num_blocks) = (self.max_blocks(), self.num_blocks());
+        let (mut positions, mut slots, mut starts, mut lens) = (vec![], vec![], vec![0], vec![]);
+        // Block 0 and the last are nobody's; the others are dealt from the end.
+        let table: Vec<u32> = (0..self.seqs.len() * max_blocks).map(|i| (num_blocks - 2 - i) as u32).collect();
+        for (seq, (cached, new)) in self.seqs.iter().enumerate() {
+            let (from, to) = span(*cached, *new);
+            for position in from..to {
+                let block = table[seq * max_blocks + position / self.block_size] as usize;
+                positions.push(position as u32);
+                slots.push((block * self.block_size + position % self.block_size) as u32);
+            }
+            starts.push(positions.len() as u32);
+            lens.push(to as u32);
+        }
+        Ok(AttentionMetadata {
+            positions: backend.indices(positions)?,
+            slot_mapping: backend.indices(slots)?,
+            query_start_loc: backend.indices(starts)?,
+            seq_lens: backend.indices(lens)?,
+            block_table: backend.indices(table)?,
+            max_blocks_per_seq: max_blocks,
+        })
+    }
+
+    /// Keys or values of every token of `metadata`: a function of sequence and position alone.
+    fn kv(&self, backend: &dyn Backend, metadata: &AttentionMetadata, seed: u64) -> Result<Tensor> {
+        let width = self.params.num_kv_heads * self.params.head_dim;
+        Self::per_token(backend, metadata, width, seed)
+    }
+
+    fn per_token(backend: &dyn Backend, metadata: &AttentionMetadata, width: usize, seed: u64) -> Result<Tensor> {
+        let starts = metadata.query_start_loc.as_slice();
+        let mut values = Vec::new();
+        for seq in 0..metadata.num_seqs() {
+            for row in starts[seq]..starts[seq + 1] {
+                let token = (seq as u64) << 12 | u64::from(metadata.positions.as_slice()[row as usize]);
+                values.extend(numbers(width, token << 4 | seed).iter().map(|v| 2.0 * v));
+            }
+        }
+        backend.tensor(&values, metadata.num_tokens(), width)
+    }
+
+    /// Poisons the cache, writes what was cached before and this step's tokens, and attends.
+    ///
+    /// # Errors
+    /// What an op fails with.
+    pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
+        let cache = backend.alloc_kv_cache(&KvCacheSpec {
+            num_layers: 1,
+            num_kv_heads: self.params.num_kv_heads,
+            head_dim: self.params.head_dim,
+            block_size: self.block_size,
+            num_blocks: self.num_blocks(),
+            dtype: self.dtype,
+        })?;
+        let layer = cache.layer(0);
+        let slots = self.num_blocks() * self.block_size;
+        let width = self.params.num_kv_heads * self.params.head_dim;
+        let poison = backend.tensor(&vec![f32::NAN; slots * width], slots, width)?;
+        let mut everywhere = self.metadata(backend, |_, _| (0, 0))?;
+        everywhere.slot_mapping = backend.indices((0..slots as u32).collect())?;
+        backend.write_kv(&poison, &poison, layer, &everywhere)?;
+        let before = self.metadata(backend, |cached, _| (0, cached))?;
+        if before.num_tokens() > 0 {
+            backend.write_kv(&self.kv(backend, &before, 1)?, &self.kv(backend, &before, 2)?, layer, &before)?;
+        }
+        let step = self.metadata(backend, |cached, new| (cached, cached + new))?;
+        backend.write_kv(&self.kv(backend, &step, 1)?, &self.kv(backend, &step, 2)?, layer, &step)?;
+        let q = Self::per_token(backend, &step, self.params.num_heads * self.params.head_dim, 3)?;
+        rows_of(backend, &backend.attention(&q, layer, &step, &self.params)?)
+    }
+}
+
+/// The attention cases, for tests that vary them further.
+pub fn attention_table() -> Vec<AttentionCase> {
+    let ragged = vec![(0, 21), (40, 9), (63, 1), (0, 1), (16, 16), (130, 1), (5, 3)];
+    let shapes = [
+        // query heads, KV heads, elements of a head, block size, window
+        (1, 1, 8, 16, None),
+        (4, 4, 16, 16, None),
+        (4, 2, 40, 32, None),
+        (8, 2, 64, 16, None),
+        (14, 2, 64, 64, None),
+        (8, 1, 80, 16, None),
+        (4, 4, 96, 32, None),
+        (4, 2, 128, 64, None),
+        (6, 3, 24, 16, Some(1)),
+        (4, 1, 64, 16, Some(17)),
+        (2, 2, 48, 32, Some(50)),
+    ];
+    let mut table = Vec::new();
+    for (num_heads, num_kv_heads, head_dim, block_size, sliding_window) in shapes {
+        for dtype in DTYPES {
+            let scale = 1.0 / (head_dim as f32).sqrt();
+            let params = AttentionParams { num_heads, num_kv_heads, head_dim, scale, sliding_window };
+            table.push(AttentionCase { seqs: ragged.clone(), params, block_size, dtype });
+        }
+    }
+    table
+}
+
+fn attention_cases(cases: &mut Vec<Case>) {
+    for case in attention_table() {
+        let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = case.params;
+        let name = format!(
+            "attention {} {num_heads}/{num_kv_heads} heads of {head_dim}, blocks of {}, window {sliding_window:?}",
+            case.dtype, case.block_size
+        );
+        // Scores of a few units with float32 rounding become relative errors of the weights; sums of up to 131 of them.
+        cases.push(Case::new(name, 5e-6, move |backend| case.outputs(backend)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_reference_conforms_to_itself() {
+        for case in cases() {
+            case.check(&ReferenceBackend).unwrap();
+        }
+    }
+
+    #[test]
+    fn numbers_fill_the_range_evenly() {
+        let values = numbers(10_000, 5);
+        let mean = values.iter().sum::<f32>() / 10_000.0;
+        assert!(mean.abs() < 0.03 && values.iter().all(|v| (-1.0..1.0).contains(v)));
+        assert_ne!(numbers(4, 5), numbers(4, 6));
+    }
+}

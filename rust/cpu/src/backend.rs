@@ -1,0 +1,341 @@
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use rustllm_ops::{
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Tensor, Weight, check,
+};
+
+use crate::arena::Arena;
+use crate::kernels::Kernels;
+use crate::kv_cache::{self, KvBlocks};
+use crate::pack::PackedWeight;
+use crate::pool::{Pool, default_num_threads};
+use crate::step::Step;
+use crate::view::{View, require_disjoint};
+use crate::{CpuError, Isa, attend, linear, select_isa};
+
+/// The name of the backend.
+pub(crate) const NAME: &str = "cpu";
+
+/// How a [`CpuBackend`] runs; the default is the best the machine has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CpuOptions {
+    /// Threads that compute, the caller's included; [`default_num_threads`] if not given.
+    pub num_threads: Option<usize>,
+    /// Instruction set; [`select_isa`] if not given.
+    pub isa: Option<Isa>,
+}
+
+/// The backend of this machine's processor.
+///
+/// Activations are float32; weights and the cache are float32, float16 or bfloat16. The cache's block size is a multiple of
+/// 16. Ops of one backend run one at a time, whichever threads call them, each on all threads of the pool.
+#[derive(Debug)]
+pub struct CpuBackend {
+    isa: Isa,
+    kernels: &'static Kernels,
+    num_threads: usize,
+    /// Tells this backend's tensors from another's.
+    id: u64,
+    step: Mutex<Step>,
+}
+
+impl CpuBackend {
+    /// A backend with threads of its own.
+    ///
+    /// # Errors
+    /// [`CpuError`] for an instruction set the machine lacks or a number of threads it cannot start.
+    pub fn new(options: CpuOptions) -> std::result::Result<Self, CpuError> {
+        static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+        let isa = match options.isa {
+            Some(isa) => isa.require()?,
+            None => select_isa()?,
+        };
+        let unavailable = || CpuError::UnavailableIsa { isa, available: crate::available_isas() };
+        let kernels = Kernels::of(isa).ok_or_else(unavailable)?;
+        let num_threads = options.num_threads.unwrap_or_else(default_num_threads);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let step = Step { arena: Arena::new(id), pool: Pool::new(num_threads)?, items: Vec::new(), backend: id };
+        Ok(Self { isa, kernels, num_threads, id, step: Mutex::new(step) })
+    }
+
+    /// The instruction set of the kernels.
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// Threads that compute.
+    pub fn num_threads(&self) -> usize {
+        self.num_threads
+    }
+
+    fn step(&self) -> MutexGuard<'_, Step> {
+        // A panic in a kernel is caught in the pool and leaves the step whole.
+        self.step.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view(&self, x: &Tensor) -> Result<View> {
+        View::new(x, self.id)
+    }
+
+    fn packed<'a>(&self, weight: &'a Weight) -> Result<&'a PackedWeight> {
+        match weight {
+            Weight::Dense { dtype, out_features, in_features, storage } => {
+                let packed = storage.as_any().downcast_ref::<PackedWeight>();
+                packed
+                    .filter(|packed| packed.shape() == (*dtype, *out_features, *in_features))
+                    .ok_or(Error::ForeignStorage { backend: NAME })
+            }
+        }
+    }
+
+    fn cache<'a>(&self, layer: &'a KvCacheLayer) -> Result<&'a KvBlocks> {
+        let blocks = layer.storage.as_any().downcast_ref::<KvBlocks>();
+        blocks
+            .filter(|blocks| blocks.backend() == self.id && *blocks.spec() == layer.spec)
+            .ok_or(Error::ForeignStorage { backend: NAME })
+    }
+}
+
+impl Backend for CpuBackend {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn supports(&self, dtype: DType) -> bool {
+        matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+    }
+
+    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight> {
+        let (out_features, in_features) = check::load_weight(parts)?;
+        let packed = PackedWeight::zeroed(dtype, out_features, in_features)?;
+        // SAFETY: each panel exists and is one task's.
+        self.step().run(packed.panels(), |_, panel| unsafe { packed.pack_panel(parts, panel) })?;
+        Ok(Weight::Dense { dtype, out_features, in_features, storage: Arc::new(packed) })
+    }
+
+    fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
+        check::tensor(values, rows, cols)?;
+        let buffer = self.step().arena.permanent(values.len())?;
+        // SAFETY: the buffer is new and as long as the values.
+        unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), buffer.as_ptr(), values.len()) };
+        Ok(Tensor::new(buffer, rows, cols))
+    }
+
+    fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {
+        let view = self.view(x)?;
+        let mut values = vec![0.0; view.cols];
+        for row in 0..view.rows {
+            // Copied, because `visit` may call ops of this backend.
+            let step = self.step();
+            // SAFETY: the row exists, and no op runs while the step is locked.
+            values.copy_from_slice(unsafe { view.row_slice(row) });
+            drop(step);
+            visit(row, &values);
+        }
+        Ok(())
+    }
+
+    fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
+        kv_cache::alloc(spec, self.id)
+    }
+
+    fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
+        check::embedding(ids, table)?;
+        let (packed, ids) = (self.packed(table)?, ids.as_slice());
+        let mut step = self.step();
+        let (result, to) = step.result(ids.len(), table.in_features())?;
+        step.for_rows(ids.len(), to.cols, |row| {
+            // SAFETY: each row of the new result is one task's.
+            packed.unpack_row(ids[row] as usize, unsafe { to.row_slice_mut(row) });
+        })?;
+        Ok(result)
+    }
+
+    fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        let packed = self.packed(weight)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), weight.out_features())?;
+        linear::linear(&mut step, (self.isa, self.kernels), input, packed, bias, to)?;
+        Ok(result)
+    }
+
+    fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        check::rms_norm(x, weight)?;
+        let (from, weight) = (self.view(x)?, self.view(weight)?);
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, from.cols)?;
+        step.for_rows(from.rows, from.cols, |row| rms_norm_row(self.kernels, from, weight, to, row, eps))?;
+        Ok(result)
+    }
+
+    fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
+        check::layer_norm(x, weight, bias)?;
+        let from = self.view(x)?;
+        let vectors = self.norm_vectors(weight, bias)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, from.cols)?;
+        step.for_rows(from.rows, from.cols, |row| layer_norm_row(self.kernels, from, vectors, to, row, eps))?;
+        Ok(result)
+    }
+
+    fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        check::same_shape("add_assign", x, y)?;
+        require_disjoint("add_assign", x, y)?;
+        let (to, from) = (self.view(x)?, self.view(y)?);
+        // SAFETY: both rows exist and overlap in nothing or entirely; each is one task's.
+        let add = |row| unsafe { (self.kernels.add_assign)(to.row(row), from.row(row), to.cols) };
+        self.step().for_rows(to.rows, to.cols, add)
+    }
+
+    fn add_rms_norm(&self, x: &Tensor, residual: &mut Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        check::same_shape("add_assign", residual, x)?;
+        check::rms_norm(residual, weight)?;
+        require_disjoint("add_rms_norm", residual, x)?;
+        require_disjoint("add_rms_norm", residual, weight)?;
+        let (from, sum, weight) = (self.view(x)?, self.view(residual)?, self.view(weight)?);
+        let mut step = self.step();
+        let (result, to) = step.result(sum.rows, sum.cols)?;
+        step.for_rows(sum.rows, sum.cols, |row| {
+            // SAFETY: as in `add_assign`.
+            unsafe { (self.kernels.add_assign)(sum.row(row), from.row(row), sum.cols) };
+            rms_norm_row(self.kernels, sum, weight, to, row, eps);
+        })?;
+        Ok(result)
+    }
+
+    fn add_layer_norm(
+        &self,
+        x: &Tensor,
+        residual: &mut Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+    ) -> Result<Tensor> {
+        check::same_shape("add_assign", residual, x)?;
+        check::layer_norm(residual, weight, bias)?;
+        require_disjoint("add_layer_norm", residual, x)?;
+        require_disjoint("add_layer_norm", residual, weight)?;
+        bias.map_or(Ok(()), |bias| require_disjoint("add_layer_norm", residual, bias))?;
+        let (from, sum) = (self.view(x)?, self.view(residual)?);
+        let vectors = self.norm_vectors(weight, bias)?;
+        let mut step = self.step();
+        let (result, to) = step.result(sum.rows, sum.cols)?;
+        step.for_rows(sum.rows, sum.cols, |row| {
+            // SAFETY: as in `add_assign`.
+            unsafe { (self.kernels.add_assign)(sum.row(row), from.row(row), sum.cols) };
+            layer_norm_row(self.kernels, sum, vectors, to, row, eps);
+        })?;
+        Ok(result)
+    }
+
+    fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()> {
+        check::rotary(x, rope, positions, head_dim)?;
+        check::same_shape("rotary", &rope.cos, &rope.sin)?;
+        require_disjoint("rotary", x, &rope.cos)?;
+        require_disjoint("rotary", x, &rope.sin)?;
+        let (to, cos, sin) = (self.view(x)?, self.view(&rope.cos)?, self.view(&rope.sin)?);
+        let positions = positions.as_slice();
+        self.step().for_rows(to.rows, to.cols, |row| {
+            let position = positions[row] as usize;
+            for head in (0..to.cols).step_by(head_dim) {
+                // SAFETY: the head is inside the row, twice the table's width inside the head, the position in the table.
+                unsafe {
+                    let head = to.row(row).add(head);
+                    (self.kernels.rotary)(head, cos.row(position), sin.row(position), cos.cols);
+                }
+            }
+        })
+    }
+
+    fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
+        check::write_kv(k, v, layer, metadata)?;
+        let (cache, keys, values) = (self.cache(layer)?, self.view(k)?, self.view(v)?);
+        let (slots, head_dim) = (metadata.slot_mapping.as_slice(), layer.spec.head_dim);
+        // One task a head, so that rows with the same slot are written in order.
+        self.step().for_rows(layer.spec.num_kv_heads, slots.len() * head_dim, |head| {
+            for (row, slot) in slots.iter().enumerate() {
+                // SAFETY: rows, slots and heads were checked; this task alone writes the head.
+                unsafe {
+                    let columns = head * head_dim..(head + 1) * head_dim;
+                    let (key, value) = (&keys.row_slice(row)[columns.clone()], &values.row_slice(row)[columns]);
+                    cache.write(head, *slot as usize, key, value);
+                }
+            }
+        })
+    }
+
+    fn attention(
+        &self,
+        q: &Tensor,
+        layer: &KvCacheLayer,
+        metadata: &AttentionMetadata,
+        params: &AttentionParams,
+    ) -> Result<Tensor> {
+        check::attention(q, layer, metadata, params)?;
+        let (cache, queries) = (self.cache(layer)?, self.view(q)?);
+        let mut step = self.step();
+        let (result, to) = step.result(q.rows(), q.cols())?;
+        attend::attend(&mut step, self.kernels, queries, cache, metadata, params, to)?;
+        Ok(result)
+    }
+
+    fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
+        let from = self.view(x)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, from.cols)?;
+        // SAFETY: rows of `cols` elements, those of the new result each one task's.
+        let row = |row| unsafe { (self.kernels.activation)(activation, from.row(row), to.row(row), to.cols) };
+        step.for_rows(from.rows, from.cols, row)?;
+        Ok(result)
+    }
+
+    fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor> {
+        check::gated_activation(gate_up)?;
+        let (from, half) = (self.view(gate_up)?, gate_up.cols() / 2);
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, half)?;
+        step.for_rows(from.rows, from.cols, |row| {
+            let gate = from.row(row);
+            // SAFETY: rows of twice `half` elements, those of the new result each one task's.
+            unsafe { (self.kernels.gated_activation)(activation, gate, gate.add(half), to.row(row), half) };
+        })?;
+        Ok(result)
+    }
+
+    fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
+        check::gather_rows(x, rows)?;
+        let (from, rows) = (self.view(x)?, rows.as_slice());
+        let mut step = self.step();
+        let (result, to) = step.result(rows.len(), from.cols)?;
+        step.for_rows(rows.len(), from.cols, |row| {
+            // SAFETY: indices were checked; rows of the new result are each one task's.
+            unsafe { to.row_slice_mut(row).copy_from_slice(from.row_slice(rows[row] as usize)) };
+        })?;
+        Ok(result)
+    }
+}
+
+impl CpuBackend {
+    fn norm_vectors(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(View, Option<View>)> {
+        Ok((self.view(weight)?, bias.map(|bias| self.view(bias)).transpose()?))
+    }
+}
+
+/// Normalizes every run of `weight.cols` columns of a row. Shapes are checked, the row of `to` the caller's alone.
+fn rms_norm_row(kernels: &Kernels, from: View, weight: View, to: View, row: usize, eps: f32) {
+    for col in (0..from.cols).step_by(weight.cols) {
+        // SAFETY: the weight's width divides the row.
+        unsafe { (kernels.rms_norm)(from.row(row).add(col), weight.row(0), to.row(row).add(col), weight.cols, eps) };
+    }
+}
+
+/// Normalizes a row. Shapes are checked, the row of `to` the caller's alone.
+fn layer_norm_row(kernels: &Kernels, from: View, (weight, bias): (View, Option<View>), to: View, row: usize, eps: f32) {
+    let bias = bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const());
+    // SAFETY: weight and bias are as wide as the row.
+    unsafe { (kernels.layer_norm)(from.row(row), weight.row(0), bias, to.row(row), from.cols, eps) };
+}

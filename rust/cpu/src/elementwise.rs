@@ -1,0 +1,54 @@
+//! Ops that look at one element, or one pair, at a time.
+#![allow(unsafe_op_in_unsafe_fn, reason = "kernels: pointers are valid for `n` elements, the CPU has the features")]
+
+use rustllm_ops::Activation;
+
+use crate::math;
+use crate::simd::{LANES, Simd};
+
+/// `x += y`.
+#[inline(always)]
+pub(crate) unsafe fn add_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let sum = S::add(S::load_partial(x.add(i), n - i), S::load_partial(y.add(i), n - i));
+        S::store_partial(x.add(i), sum, n - i);
+    }
+}
+
+/// `to = activation(x)`.
+#[inline(always)]
+pub(crate) unsafe fn activation<S: Simd>(activation: Activation, x: *const f32, to: *mut f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let v = math::activate::<S>(activation, S::load_partial(x.add(i), n - i));
+        S::store_partial(to.add(i), v, n - i);
+    }
+}
+
+/// `to = activation(gate) * up`.
+#[inline(always)]
+pub(crate) unsafe fn gated_activation<S: Simd>(
+    activation: Activation,
+    gate: *const f32,
+    up: *const f32,
+    to: *mut f32,
+    n: usize,
+) {
+    for i in (0..n).step_by(LANES) {
+        let v = math::activate::<S>(activation, S::load_partial(gate.add(i), n - i));
+        S::store_partial(to.add(i), S::mul(v, S::load_partial(up.add(i), n - i)), n - i);
+    }
+}
+
+/// Rotates the pairs `(x[i], x[i + half])` of one head.
+#[inline(always)]
+pub(crate) unsafe fn rotary<S: Simd>(x: *mut f32, cos: *const f32, sin: *const f32, half: usize) {
+    for i in (0..half).step_by(LANES) {
+        let n = half - i;
+        let (a, b) = (S::load_partial(x.add(i), n), S::load_partial(x.add(half + i), n));
+        let (cos, sin) = (S::load_partial(cos.add(i), n), S::load_partial(sin.add(i), n));
+        let first = S::sub(S::mul(a, cos), S::mul(b, sin));
+        let second = S::mul_add(b, cos, S::mul(a, sin));
+        S::store_partial(x.add(i), first, n);
+        S::store_partial(x.add(half + i), second, n);
+    }
+}

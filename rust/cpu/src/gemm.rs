@@ -1,0 +1,371 @@
+//! The product of activations and packed weights, for any number of rows.
+//!
+//! ```text
+//!                      weights: C panels of 16 outputs
+//!                     ┌──────┬──────┬──────┬──────┐
+//!              k ──►  │ w[k] │ w[k] │ w[k] │ w[k] │    C vectors a step, read once for R rows
+//!                     └──────┴──────┴──────┴──────┘
+//!   x[row 0][k] ───►  │  +=  │  +=  │  +=  │  +=  │
+//!   x[row 1][k] ───►  │  +=  │  +=  │  +=  │  +=  │    R x C accumulators stay in registers
+//!     ...
+//!   x[row 5][k] ───►  │  +=  │  +=  │  +=  │  +=  │    AVX-512: 6 x 4 of 32 registers
+//! ```
+//!
+//! Every output is one chain of fused multiply-adds over `k` in order, whichever tile computes it; a tile that stops at the
+//! end of a block of `k` stores its partial sums and loads them for the next one, which changes no bit. That is why a row's
+//! result does not depend on the rows beside it, nor on how the work was cut up.
+//!
+//! With many rows, a block of `k` of 16-bit panels is widened to float32 once and used from the second-level cache by all.
+#![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and panel")]
+#![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `LinearTask`'s")]
+
+use std::marker::PhantomData;
+
+use crate::simd::{LANES, Simd};
+
+/// Elements of `k` computed before the next rows are: what of the panels and of the rows stays in the caches.
+pub(crate) const K_BLOCK: usize = 512;
+
+/// Panels a task may have when its 16-bit weights are widened.
+pub(crate) const MAX_TASK_PANELS: usize = 8;
+
+/// Rows from which widening a block costs less than it saves.
+const WIDEN_ROWS: usize = 16;
+
+/// A kernel's share of a linear layer: all of its rows, some of the panels.
+///
+/// Safety: pointers are valid for what the sizes say; `x` is padded with zeros to a whole step; `y`'s columns are this
+/// task's alone; `scratch` holds `MAX_TASK_PANELS * K_BLOCK * 16` elements where `rows` reaches [`WIDEN_ROWS`] and
+/// `cols` is then at most `MAX_TASK_PANELS * 16`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct LinearTask {
+    /// Activations in the form the product takes them.
+    pub(crate) x: *const u8,
+    /// Bytes from row to row of `x`.
+    pub(crate) x_stride: usize,
+    /// Rows of `x` and `y`.
+    pub(crate) rows: usize,
+    /// The task's first panel.
+    pub(crate) weights: *const u8,
+    /// Bytes from panel to panel.
+    pub(crate) panel_bytes: usize,
+    /// Length of the sums.
+    pub(crate) in_features: usize,
+    /// The first row's first output.
+    pub(crate) y: *mut f32,
+    /// Elements from row to row of `y`.
+    pub(crate) y_stride: usize,
+    /// Outputs a row.
+    pub(crate) cols: usize,
+    /// Added at the end; null for none.
+    pub(crate) bias: *const f32,
+    /// This thread's memory for widened panels.
+    pub(crate) scratch: *mut f32,
+}
+
+/// How a step of weights and activations is read and multiplied.
+pub(crate) trait Product<S: Simd> {
+    /// Elements of `k` a step takes.
+    const STEP: usize;
+    /// Bytes of an activation.
+    const X_BYTES: usize;
+    /// Bytes of a weight.
+    const W_BYTES: usize;
+    /// Whether blocks are widened for many rows.
+    const WIDENS: bool;
+    /// A step of a panel, in registers.
+    type Weights: Copy;
+    /// A step of a row, in all lanes.
+    type Inputs: Copy;
+
+    unsafe fn weights(from: *const u8) -> Self::Weights;
+    unsafe fn inputs(from: *const u8) -> Self::Inputs;
+    unsafe fn mul_add(x: Self::Inputs, w: Self::Weights, sum: S::V) -> S::V;
+    /// Stores a step as `STEP` vectors of float32.
+    unsafe fn widen(w: Self::Weights, to: *mut f32);
+}
+
+/// Float32 weights.
+pub(crate) struct F32;
+/// Half weights, activations rounded to half and kept as float32.
+pub(crate) struct F16;
+/// bfloat16 weights, activations rounded to bfloat16 and kept as float32.
+pub(crate) struct Bf16;
+
+impl<S: Simd> Product<S> for F32 {
+    const STEP: usize = 1;
+    const X_BYTES: usize = 4;
+    const W_BYTES: usize = 4;
+    const WIDENS: bool = false;
+    type Weights = S::V;
+    type Inputs = S::V;
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> S::V {
+        S::load(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> S::V {
+        S::splat(*from.cast::<f32>())
+    }
+    #[inline(always)]
+    unsafe fn mul_add(x: S::V, w: S::V, sum: S::V) -> S::V {
+        S::mul_add(x, w, sum)
+    }
+    #[inline(always)]
+    unsafe fn widen(w: S::V, to: *mut f32) {
+        S::store(to, w);
+    }
+}
+
+impl<S: Simd> Product<S> for F16 {
+    const STEP: usize = 1;
+    const X_BYTES: usize = 4;
+    const W_BYTES: usize = 2;
+    const WIDENS: bool = true;
+    type Weights = S::V;
+    type Inputs = S::V;
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> S::V {
+        S::load_f16(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> S::V {
+        S::splat(*from.cast::<f32>())
+    }
+    #[inline(always)]
+    unsafe fn mul_add(x: S::V, w: S::V, sum: S::V) -> S::V {
+        S::mul_add(x, w, sum)
+    }
+    #[inline(always)]
+    unsafe fn widen(w: S::V, to: *mut f32) {
+        S::store(to, w);
+    }
+}
+
+impl<S: Simd> Product<S> for Bf16 {
+    const STEP: usize = 2;
+    const X_BYTES: usize = 4;
+    const W_BYTES: usize = 2;
+    const WIDENS: bool = true;
+    type Weights = (S::V, S::V);
+    type Inputs = (S::V, S::V);
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> (S::V, S::V) {
+        S::load_bf16_pairs(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> (S::V, S::V) {
+        let from = from.cast::<f32>();
+        (S::splat(*from), S::splat(*from.add(1)))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(x: (S::V, S::V), w: (S::V, S::V), sum: S::V) -> S::V {
+        S::mul_add(x.1, w.1, S::mul_add(x.0, w.0, sum))
+    }
+    #[inline(always)]
+    unsafe fn widen(w: (S::V, S::V), to: *mut f32) {
+        S::store(to, w.0);
+        S::store(to.add(LANES), w.1);
+    }
+}
+
+/// bfloat16 weights and activations through `vdpbf16ps`.
+#[cfg(target_arch = "x86_64")]
+pub(crate) struct Bf16Dot;
+
+#[cfg(target_arch = "x86_64")]
+impl Product<crate::simd::Avx512> for Bf16Dot {
+    const STEP: usize = 2;
+    const X_BYTES: usize = 2;
+    const W_BYTES: usize = 2;
+    const WIDENS: bool = false;
+    type Weights = std::arch::x86_64::__m512i;
+    type Inputs = std::arch::x86_64::__m512i;
+
+    #[inline(always)]
+    unsafe fn weights(from: *const u8) -> Self::Weights {
+        std::arch::x86_64::_mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn inputs(from: *const u8) -> Self::Inputs {
+        std::arch::x86_64::_mm512_set1_epi32(from.cast::<i32>().read_unaligned())
+    }
+    #[inline(always)]
+    unsafe fn mul_add(x: Self::Inputs, w: Self::Weights, sum: std::arch::x86_64::__m512) -> std::arch::x86_64::__m512 {
+        use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps};
+        let as_pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
+        _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(w))
+    }
+    #[inline(always)]
+    unsafe fn widen(_: Self::Weights, _: *mut f32) {
+        unreachable!("dot products take the weights as they are")
+    }
+}
+
+/// A block of `k` of a task.
+struct Block<S, P> {
+    x: *const u8,
+    weights: *const u8,
+    panel_bytes: usize,
+    steps: usize,
+    first: bool,
+    last: bool,
+    product: PhantomData<(S, P)>,
+}
+
+/// Computes a task.
+#[inline(always)]
+pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
+    let k_block = if task.rows > S::TILE_ROWS { K_BLOCK } else { task.in_features };
+    let widens = P::WIDENS && task.rows >= WIDEN_ROWS;
+    let mut k = 0;
+    loop {
+        let len = (task.in_features - k).min(k_block);
+        let (first, last) = (k == 0, k + len == task.in_features);
+        let x = task.x.add(k * P::X_BYTES);
+        let weights = task.weights.add(k * LANES * P::W_BYTES);
+        if widens {
+            let steps = len.div_ceil(P::STEP);
+            widen_panels::<S, P>(task, weights, steps);
+            let panel_bytes = steps * P::STEP * LANES * size_of::<f32>();
+            let weights = task.scratch.cast_const().cast();
+            let steps = steps * P::STEP;
+            tiles::<S, F32>(task, Block { x, weights, panel_bytes, steps, first, last, product: PhantomData });
+        } else {
+            let (steps, panel_bytes) = (len.div_ceil(P::STEP), task.panel_bytes);
+            tiles::<S, P>(task, Block { x, weights, panel_bytes, steps, first, last, product: PhantomData });
+        }
+        k += len;
+        if last {
+            return;
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn widen_panels<S: Simd, P: Product<S>>(task: &LinearTask, weights: *const u8, steps: usize) {
+    let mut to = task.scratch;
+    for panel in 0..task.cols.div_ceil(LANES) {
+        let mut from = weights.add(panel * task.panel_bytes);
+        for _ in 0..steps {
+            P::widen(P::weights(from), to);
+            from = from.add(P::STEP * LANES * P::W_BYTES);
+            to = to.add(P::STEP * LANES);
+        }
+    }
+}
+
+/// All tiles of a block: rows in nearly equal runs, each over all panels.
+#[inline(always)]
+unsafe fn tiles<S: Simd, P: Product<S>>(task: &LinearTask, block: Block<S, P>) {
+    let runs = task.rows.div_ceil(S::TILE_ROWS);
+    let mut row = 0;
+    for run in 0..runs {
+        let rows = (task.rows + run) / runs;
+        let widest = S::TILE_PANELS[rows];
+        let mut col = 0;
+        while col < task.cols {
+            let left = (task.cols - col).div_ceil(LANES);
+            let panels = if left >= widest { widest } else { left.min(2) };
+            macro_rules! dispatch {
+                ($($rows:literal: $($panels:literal)*;)*) => {
+                    match (rows, panels) {
+                        $($(
+                            ($rows, $panels) if const { $rows <= S::TILE_ROWS && $panels <= S::TILE_PANELS[$rows] } =>
+                                tile::<S, P, $rows, $panels>(task, &block, row, col),
+                        )*)*
+                        _ => unreachable!("TILE_ROWS and TILE_PANELS name the tiles there are"),
+                    }
+                };
+            }
+            dispatch!(1: 1 2 4; 2: 1 2 4; 3: 1 2 4; 4: 1 2 4; 5: 1 2 4; 6: 1 2 4; 7: 1 2; 8: 1 2;);
+            col += panels * LANES;
+        }
+        row += rows;
+    }
+}
+
+/// `R` rows of `C` panels.
+#[inline(always)]
+unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(
+    task: &LinearTask,
+    block: &Block<S, P>,
+    row: usize,
+    col: usize,
+) {
+    let y = task.y.add(row * task.y_stride + col);
+    // Columns of the last panel of this tile.
+    let tail = (task.cols - col - (C - 1) * LANES).min(LANES);
+    let mut sums = [[S::splat(0.0); C]; R];
+    if !block.first {
+        for r in 0..R {
+            for c in 0..C {
+                let from = y.add(r * task.y_stride + c * LANES);
+                sums[r][c] = if c + 1 < C || tail == LANES { S::load(from) } else { S::load_partial(from, tail) };
+            }
+        }
+    }
+    let mut x = block.x.add(row * task.x_stride);
+    let mut w = block.weights.add(col / LANES * block.panel_bytes);
+    for _ in 0..block.steps {
+        for c in 0..C {
+            let weights = P::weights(w.add(c * block.panel_bytes));
+            for r in 0..R {
+                sums[r][c] = P::mul_add(P::inputs(x.add(r * task.x_stride)), weights, sums[r][c]);
+            }
+        }
+        x = x.add(P::STEP * P::X_BYTES);
+        w = w.add(P::STEP * LANES * P::W_BYTES);
+    }
+    for r in 0..R {
+        for c in 0..C {
+            let whole = c + 1 < C || tail == LANES;
+            let mut sum = sums[r][c];
+            if block.last && !task.bias.is_null() {
+                let bias = task.bias.add(col + c * LANES);
+                sum = S::add(sum, if whole { S::load(bias) } else { S::load_partial(bias, tail) });
+            }
+            let to = y.add(r * task.y_stride + c * LANES);
+            if whole { S::store(to, sum) } else { S::store_partial(to, sum, tail) }
+        }
+    }
+}
+
+/// Rounds `n` activations from `x` to half, kept as float32 in `to`, and zeros up to `padded`.
+#[inline(always)]
+pub(crate) unsafe fn round_f16<S: Simd>(x: *const f32, to: *mut f32, n: usize, padded: usize) {
+    let mut k = 0;
+    while k < padded {
+        let v = S::round_f16(S::load_partial(x.add(k.min(n)), n.saturating_sub(k)));
+        S::store_partial(to.add(k), v, padded - k);
+        k += LANES;
+    }
+}
+
+/// As [`round_f16`], to bfloat16.
+#[inline(always)]
+pub(crate) unsafe fn round_bf16<S: Simd>(x: *const f32, to: *mut f32, n: usize, padded: usize) {
+    let mut k = 0;
+    while k < padded {
+        let v = S::round_bf16(S::load_partial(x.add(k.min(n)), n.saturating_sub(k)));
+        S::store_partial(to.add(k), v, padded - k);
+        k += LANES;
+    }
+}
+
+/// As [`round_bf16`], stored as the sixteen bits.
+#[inline(always)]
+pub(crate) unsafe fn narrow_bf16<S: Simd>(x: *const f32, to: *mut u16, n: usize, padded: usize) {
+    let mut k = 0;
+    while k < padded {
+        let mut lanes = [0.0f32; LANES];
+        S::store(lanes.as_mut_ptr(), S::round_bf16(S::load_partial(x.add(k.min(n)), n.saturating_sub(k))));
+        for (i, lane) in lanes.iter().take(padded - k).enumerate() {
+            *to.add(k + i) = (lane.to_bits() >> 16) as u16;
+        }
+        k += LANES;
+    }
+}

@@ -1,0 +1,93 @@
+//! Aligned, zeroed memory that kernels write through shared handles.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::ptr::NonNull;
+
+use rustllm_ops::{Error, Result};
+
+/// Alignment of every buffer: a cache line, which is also the widest vector.
+const ALIGNMENT: usize = 64;
+
+/// Zeroed bytes on a cache-line boundary.
+///
+/// Large buffers come straight from the operating system, whose pages are zero and not there until touched: a cache
+/// for thousands of blocks costs memory as it fills.
+#[derive(Debug)]
+pub(crate) struct AlignedBytes {
+    ptr: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the memory is owned, not tied to a thread. Who reads and writes it when is up to the backend, which runs
+// one op at a time and gives each thread of an op its own elements to write.
+unsafe impl Send for AlignedBytes {}
+// SAFETY: as above; a shared reference gives out a raw pointer only.
+unsafe impl Sync for AlignedBytes {}
+
+impl AlignedBytes {
+    /// `len` zeroed bytes for `what`.
+    pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self> {
+        if len == 0 {
+            return Ok(Self { ptr: NonNull::<Line>::dangling().cast(), len });
+        }
+        let no_memory = || Error::OutOfMemory { bytes: len, what };
+        let layout = Layout::from_size_align(len, ALIGNMENT).map_err(|_| no_memory())?;
+        // SAFETY: the layout's size is not zero.
+        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        Ok(Self { ptr, len })
+    }
+
+    /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes.
+    pub(crate) fn as_ptr(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
+    /// Number of bytes.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
+/// Gives a dangling pointer the alignment of a real one.
+#[repr(align(64))]
+struct Line;
+
+impl Drop for AlignedBytes {
+    fn drop(&mut self) {
+        if self.len > 0 {
+            // SAFETY: `zeroed` allocated it with this layout, which was valid then.
+            unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len, ALIGNMENT)) };
+        }
+    }
+}
+
+/// `a * b * ...` bytes, or no memory when that overflows.
+pub(crate) fn checked_size(factors: &[usize], what: &'static str) -> Result<usize> {
+    factors
+        .iter()
+        .try_fold(1usize, |product, factor| product.checked_mul(*factor))
+        .filter(|bytes| *bytes <= isize::MAX as usize)
+        .ok_or(Error::OutOfMemory { bytes: usize::MAX, what })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn is_aligned_and_zero() {
+        for len in [0, 1, 64, 1000] {
+            let bytes = AlignedBytes::zeroed(len, "test").unwrap();
+            assert_eq!(bytes.as_ptr() as usize % ALIGNMENT, 0);
+            // SAFETY: `len` bytes, written by nobody.
+            let content = unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
+            assert!(content.iter().all(|byte| *byte == 0));
+        }
+    }
+
+    #[test]
+    fn refuses_what_cannot_be_addressed() {
+        assert!(AlignedBytes::zeroed(usize::MAX, "test").is_err());
+        assert!(checked_size(&[usize::MAX, 2], "test").is_err());
+    }
+}

@@ -1,0 +1,143 @@
+//! Sixteen lanes in two 256-bit registers.
+#![allow(unsafe_op_in_unsafe_fn, reason = "the contract of every function is the trait's")]
+
+use std::arch::x86_64::*;
+
+use super::Simd;
+
+/// AVX2, FMA and F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+
+/// Lanes 0 to 7 and 8 to 15.
+#[derive(Clone, Copy)]
+pub(crate) struct V(__m256, __m256);
+
+#[inline(always)]
+unsafe fn widen_bf16(bits: __m128i) -> __m256 {
+    _mm256_castsi256_ps(_mm256_slli_epi32::<16>(_mm256_cvtepu16_epi32(bits)))
+}
+
+#[inline(always)]
+unsafe fn select_lt(a: __m256, b: __m256, x: __m256, y: __m256) -> __m256 {
+    _mm256_blendv_ps(y, x, _mm256_cmp_ps::<_CMP_LT_OQ>(a, b))
+}
+
+#[inline(always)]
+unsafe fn exp2_shifted(v: __m256) -> __m256 {
+    let exponent = _mm256_slli_epi32::<23>(_mm256_castps_si256(v));
+    _mm256_castsi256_ps(_mm256_add_epi32(exponent, _mm256_set1_epi32(0x3f80_0000)))
+}
+
+#[inline(always)]
+unsafe fn round_f16(v: __m256) -> __m256 {
+    _mm256_cvtph_ps(_mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+}
+
+#[inline(always)]
+unsafe fn round_bf16(v: __m256) -> __m256 {
+    let bits = _mm256_castps_si256(v);
+    let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+    let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    // A NaN whose payload is in the low half would round to infinity.
+    let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+    let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
+    let result = _mm256_blendv_epi8(rounded, quiet, nan);
+    _mm256_castsi256_ps(_mm256_and_si256(result, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+}
+
+impl Simd for Avx2 {
+    type V = V;
+    // 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
+    const TILE_ROWS: usize = 6;
+    const TILE_PANELS: [usize; 9] = [0, 4, 2, 2, 1, 1, 1, 1, 1];
+    const QUERIES: usize = 4;
+
+    #[inline(always)]
+    unsafe fn splat(value: f32) -> V {
+        V(_mm256_set1_ps(value), _mm256_set1_ps(value))
+    }
+    #[inline(always)]
+    unsafe fn load(from: *const f32) -> V {
+        V(_mm256_loadu_ps(from), _mm256_loadu_ps(from.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn store(to: *mut f32, v: V) {
+        _mm256_storeu_ps(to, v.0);
+        _mm256_storeu_ps(to.add(8), v.1);
+    }
+    #[inline(always)]
+    unsafe fn load_f16(from: *const u16) -> V {
+        V(_mm256_cvtph_ps(_mm_loadu_si128(from.cast())), _mm256_cvtph_ps(_mm_loadu_si128(from.add(8).cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16(from: *const u16) -> V {
+        V(widen_bf16(_mm_loadu_si128(from.cast())), widen_bf16(_mm_loadu_si128(from.add(8).cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_pairs(from: *const u16) -> (V, V) {
+        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        let (a, b) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast()));
+        let even = V(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)));
+        let odd = V(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)));
+        (even, odd)
+    }
+    #[inline(always)]
+    unsafe fn add(a: V, b: V) -> V {
+        V(_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn sub(a: V, b: V) -> V {
+        V(_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn mul(a: V, b: V) -> V {
+        V(_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn div(a: V, b: V) -> V {
+        V(_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn mul_add(a: V, b: V, c: V) -> V {
+        V(_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1))
+    }
+    #[inline(always)]
+    unsafe fn max(a: V, b: V) -> V {
+        V(_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn min(a: V, b: V) -> V {
+        V(_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn select_lt(a: V, b: V, x: V, y: V) -> V {
+        V(select_lt(a.0, b.0, x.0, y.0), select_lt(a.1, b.1, x.1, y.1))
+    }
+    #[inline(always)]
+    unsafe fn exp2_shifted(v: V) -> V {
+        V(exp2_shifted(v.0), exp2_shifted(v.1))
+    }
+    #[inline(always)]
+    unsafe fn round_f16(v: V) -> V {
+        V(round_f16(v.0), round_f16(v.1))
+    }
+    #[inline(always)]
+    unsafe fn round_bf16(v: V) -> V {
+        V(round_bf16(v.0), round_bf16(v.1))
+    }
+    #[inline(always)]
+    unsafe fn reduce_add(v: V) -> f32 {
+        let eight = _mm256_add_ps(v.0, v.1);
+        let four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)))
+    }
+    #[inline(always)]
+    unsafe fn reduce_max(v: V) -> f32 {
+        let eight = _mm256_max_ps(v.0, v.1);
+        let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
+        let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+        _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+}

@@ -1,0 +1,265 @@
+//! Sixteen float32 lanes, whatever the machine's vectors are: what every kernel is written in.
+//!
+//! ```text
+//!   lane     0 ... 3  4 ... 7  8 ... 11  12 ... 15
+//!   AVX-512  [             one register           ]
+//!   AVX2     [   register 0   ][    register 1    ]
+//!   NEON     [  r 0  ][  r 1  ][  r 2   ][  r 3   ]
+//!   scalar   an array
+//! ```
+//!
+//! Each operation is one IEEE operation a lane, multiply-add fused everywhere, and sums over lanes are taken in one order
+//! (lane `i` with `i + 8`, then `i + 4`, `i + 2`, `i + 1`). A kernel therefore gives the same bits on every instruction set.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+mod scalar;
+
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx2::Avx2;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
+pub(crate) use scalar::Scalar;
+
+/// Lanes of a vector.
+pub(crate) const LANES: usize = 16;
+
+/// Indices of the lanes, for masks.
+const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+
+/// An instruction set's way to compute with sixteen lanes.
+///
+/// # Safety
+/// Of every function: the machine has the instruction set, and pointers are valid for the sixteen elements (or the
+/// number named) they are read or written for. Alignment is not needed. Functions are `inline(always)` so that they
+/// become part of a caller compiled for the instruction set.
+pub(crate) trait Simd: Copy + 'static {
+    /// Sixteen lanes.
+    type V: Copy;
+
+    /// Most rows of a linear layer's register tile, at most eight.
+    const TILE_ROWS: usize;
+    /// Panels of the register tile for a number of rows (index 0 is unused): 1, 2 or 4.
+    const TILE_PANELS: [usize; 9];
+    /// Queries that attention scores at once: 8 or 4.
+    const QUERIES: usize;
+
+    unsafe fn splat(value: f32) -> Self::V;
+    unsafe fn load(from: *const f32) -> Self::V;
+    unsafe fn store(to: *mut f32, v: Self::V);
+    /// Sixteen halves, widened.
+    unsafe fn load_f16(from: *const u16) -> Self::V;
+    /// Sixteen bfloat16, widened.
+    unsafe fn load_bf16(from: *const u16) -> Self::V;
+    /// Thirty-two bfloat16, widened: those at even places, those at odd places.
+    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V);
+
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, rounded once.
+    unsafe fn mul_add(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    /// `if a > b { a } else { b }`: the second if either is NaN.
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { a } else { b }`: the second if either is NaN.
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// `if a < b { x } else { y }`.
+    unsafe fn select_lt(a: Self::V, b: Self::V, x: Self::V, y: Self::V) -> Self::V;
+    /// `2^n` for lanes `n + 1.5 * 2^23`, `n` from -126 to 127 (whose low bits are `n`'s).
+    unsafe fn exp2_shifted(v: Self::V) -> Self::V;
+    /// The nearest half, ties to even.
+    unsafe fn round_f16(v: Self::V) -> Self::V;
+    /// The nearest bfloat16, ties to even.
+    unsafe fn round_bf16(v: Self::V) -> Self::V;
+    /// The sum, in the order named above.
+    unsafe fn reduce_add(v: Self::V) -> f32;
+    /// The largest.
+    unsafe fn reduce_max(v: Self::V) -> f32;
+
+    /// The first `n` elements, then zeros. Reads no more.
+    #[inline(always)]
+    unsafe fn load_partial(from: *const f32, n: usize) -> Self::V {
+        // SAFETY: the caller vouches for `n` elements; at most sixteen are read.
+        unsafe {
+            if n >= LANES {
+                return Self::load(from);
+            }
+            let mut lanes = [0.0f32; LANES];
+            std::ptr::copy_nonoverlapping(from, lanes.as_mut_ptr(), n);
+            Self::load(lanes.as_ptr())
+        }
+    }
+
+    /// Writes the first `n` lanes, and no more.
+    #[inline(always)]
+    unsafe fn store_partial(to: *mut f32, v: Self::V, n: usize) {
+        // SAFETY: as in `load_partial`.
+        unsafe {
+            if n >= LANES {
+                return Self::store(to, v);
+            }
+            let mut lanes = [0.0f32; LANES];
+            Self::store(lanes.as_mut_ptr(), v);
+            std::ptr::copy_nonoverlapping(lanes.as_ptr(), to, n);
+        }
+    }
+
+    /// Lanes `first .. last` of `x`, the others of `y`.
+    #[inline(always)]
+    unsafe fn select_range(first: usize, last: usize, x: Self::V, y: Self::V) -> Self::V {
+        // SAFETY: the constant has sixteen elements.
+        unsafe {
+            let index = Self::load(LANE_INDICES.as_ptr());
+            let x = Self::select_lt(index, Self::splat(last as f32), x, y);
+            Self::select_lt(index, Self::splat(first as f32), y, x)
+        }
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::undocumented_unsafe_blocks, reason = "vectors of sixteen, on sets that `on_all` found")]
+mod tests {
+    use super::*;
+    use crate::Isa;
+    use half::{bf16, f16};
+
+    /// Calls `check` for every instruction set of this machine.
+    macro_rules! on_all {
+        ($check:ident) => {
+            // SAFETY: each is called only where the machine has it.
+            unsafe {
+                $check::<Scalar>();
+                #[cfg(target_arch = "x86_64")]
+                {
+                    #[target_feature(enable = "avx2,fma,f16c")]
+                    unsafe fn avx2() {
+                        unsafe { $check::<Avx2>() }
+                    }
+                    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                    unsafe fn avx512() {
+                        unsafe { $check::<Avx512>() }
+                    }
+                    if Isa::Avx2.is_available() {
+                        avx2();
+                    }
+                    if Isa::Avx512.is_available() {
+                        avx512();
+                    }
+                }
+                #[cfg(target_arch = "aarch64")]
+                $check::<Neon>();
+            }
+        };
+    }
+
+    #[inline(always)]
+    unsafe fn lanes<S: Simd>(v: S::V) -> [f32; LANES] {
+        let mut out = [0.0; LANES];
+        unsafe { S::store(out.as_mut_ptr(), v) };
+        out
+    }
+
+    /// Values where roundings to 16 bits bite: ties, overflow, subnormals, infinities, NaN.
+    const HARD: [f32; LANES] = [
+        0.0,
+        -0.0,
+        1.0 + 1.0 / 256.0,
+        1.0 + 3.0 / 256.0,
+        1.0 + 1.0 / 2048.0,
+        1.0 + 3.0 / 2048.0,
+        65519.0,
+        65520.0,
+        -3.4e38,
+        3.0e-8,
+        6.0e-8,
+        1.0e-40,
+        f32::INFINITY,
+        f32::NEG_INFINITY,
+        f32::NAN,
+        -0.1,
+    ];
+
+    fn same(a: f32, b: f32) -> bool {
+        a.to_bits() == b.to_bits() || (a.is_nan() && b.is_nan())
+    }
+
+    #[test]
+    fn rounds_to_sixteen_bits_as_half_does() {
+        #[inline(always)]
+        unsafe fn check<S: Simd>() {
+            let (f, b) = unsafe {
+                let v = S::load(HARD.as_ptr());
+                (lanes::<S>(S::round_f16(v)), lanes::<S>(S::round_bf16(v)))
+            };
+            for (i, value) in HARD.iter().enumerate() {
+                assert!(same(f[i], f16::from_f32(*value).to_f32()), "f16 of {value}: {}", f[i]);
+                assert!(same(b[i], bf16::from_f32(*value).to_f32()), "bf16 of {value}: {}", b[i]);
+            }
+        }
+        on_all!(check);
+    }
+
+    #[test]
+    fn widens_what_is_stored() {
+        #[inline(always)]
+        unsafe fn check<S: Simd>() {
+            let f: Vec<u16> = HARD.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+            let b: Vec<u16> = (0..32).map(|i| bf16::from_f32(i as f32 - 7.5).to_bits()).collect();
+            let (halves, first, pairs) = unsafe {
+                let pairs = S::load_bf16_pairs(b.as_ptr());
+                (
+                    lanes::<S>(S::load_f16(f.as_ptr())),
+                    lanes::<S>(S::load_bf16(b.as_ptr())),
+                    (lanes::<S>(pairs.0), lanes::<S>(pairs.1)),
+                )
+            };
+            for i in 0..LANES {
+                assert!(same(halves[i], f16::from_bits(f[i]).to_f32()));
+                assert_eq!(first[i], bf16::from_bits(b[i]).to_f32());
+                assert_eq!(pairs.0[i], bf16::from_bits(b[2 * i]).to_f32());
+                assert_eq!(pairs.1[i], bf16::from_bits(b[2 * i + 1]).to_f32());
+            }
+        }
+        on_all!(check);
+    }
+
+    #[test]
+    fn reduces_selects_and_moves_parts() {
+        #[inline(always)]
+        unsafe fn check<S: Simd>() {
+            let values: [f32; LANES] = std::array::from_fn(|i| 1.0 + 1e-7 * (i * i) as f32 - (i % 3) as f32);
+            let mut tree = values;
+            for width in [8, 4, 2, 1] {
+                for i in 0..width {
+                    tree[i] += tree[i + width];
+                }
+            }
+            unsafe {
+                let v = S::load(values.as_ptr());
+                assert_eq!(S::reduce_add(v).to_bits(), tree[0].to_bits());
+                assert_eq!(S::reduce_max(v), values.into_iter().fold(f32::MIN, f32::max));
+                let range = lanes::<S>(S::select_range(3, 9, v, S::splat(-9.0)));
+                assert!((0..LANES).all(|i| range[i] == if (3..9).contains(&i) { values[i] } else { -9.0 }));
+                for n in [0, 1, 5, 8, 13, 16] {
+                    let part = lanes::<S>(S::load_partial(values.as_ptr(), n));
+                    assert!((0..LANES).all(|i| part[i] == if i < n { values[i] } else { 0.0 }));
+                    let mut out = [7.0f32; LANES];
+                    S::store_partial(out.as_mut_ptr(), v, n);
+                    assert!((0..LANES).all(|i| out[i] == if i < n { values[i] } else { 7.0 }));
+                }
+                let nan = S::splat(f32::NAN);
+                assert!(lanes::<S>(S::max(v, nan))[0].is_nan() && lanes::<S>(S::min(v, nan))[15].is_nan());
+                assert_eq!(lanes::<S>(S::max(nan, v)), values);
+                assert_eq!(lanes::<S>(S::min(nan, v)), values);
+            }
+        }
+        on_all!(check);
+    }
+}
