@@ -19,7 +19,7 @@ _MODEL_FILES: Final = (*_TOKENIZER_FILES, "*.safetensors")
 _NEVER: Final = ("*/*", "consolidated*.safetensors")
 """Subfolders hold other formats (onnx, original), consolidated files the same weights once more."""
 
-_HUB_ID: Final = re.compile(r"[\w.-]+(/[\w.-]+)?", re.ASCII)
+_HUB_ID: Final = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 
 
 def default_model_folder() -> Path:
@@ -89,7 +89,7 @@ def resolve_tokenizer(
 def _local_folder(model: str | os.PathLike[str]) -> Path | None:
     """The folder, if there is one; `None` if the name may be a hub id."""
     path = Path(model).expanduser()
-    if path.is_dir():
+    if model and path.is_dir():
         return path
     if path.is_file():
         raise ModelLoadError(f"{path} is a file: name the folder that holds the model")

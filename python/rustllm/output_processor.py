@@ -176,8 +176,10 @@ class OutputProcessor(Generic[Sink]):
 
     def remove(self, state: RequestState[Sink]) -> bool:
         """Forgets a request; false if it had ended already."""
-        self._engine_ids.pop(state.request_id, None)
-        return self._states.pop(state.engine_id, None) is not None
+        if self._states.pop(state.engine_id, None) is None:
+            return False
+        del self._engine_ids[state.request_id]
+        return True
 
     def find(self, request_ids: Iterable[str]) -> list[RequestState[Sink]]:
         """Those of these requests that run."""

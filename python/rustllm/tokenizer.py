@@ -141,7 +141,7 @@ class Tokenizer:
             encodings = self._backend.encode_batch_fast(
                 list(texts), add_special_tokens=add_special_tokens
             )
-        except UnicodeEncodeError as error:
+        except (UnicodeEncodeError, TypeError) as error:
             message = "the prompt is not valid Unicode: it holds a lone surrogate"
             raise invalid(message, parameter="prompt") from error
         return [encoding.ids for encoding in encodings]
