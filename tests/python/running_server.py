@@ -75,6 +75,7 @@ class ServerProcess:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment()
         )
         self.log: list[str] = []
+        self._told_to_stop = False
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         assert self.process.stdout is not None
@@ -95,11 +96,12 @@ class ServerProcess:
         return ask(self.url, method, path, body, headers)
 
     def terminate(self) -> None:
+        self._told_to_stop = True
         self.process.send_signal(signal.SIGTERM)
 
     def stop(self) -> int:
         """Ends the server and returns its exit status."""
-        if self.process.poll() is None:
+        if not self._told_to_stop and self.process.poll() is None:
             self.terminate()
         try:
             status = self.process.wait(TIMEOUT)

@@ -263,7 +263,7 @@ def test_detokenize_refuses_what_is_no_token_id(server: ServerProcess) -> None:
 
 
 def test_unknown_routes_and_methods(server: ServerProcess) -> None:
-    assert_refused(server.ask("GET", "/no/such/route"), None, status=404)
+    assert_refused(server.ask("GET", "/nothing"), None, status=404)
     assert_refused(server.ask("GET", "/v1/completions"), None, status=405)
     assert_refused(server.ask("POST", "/v1/models", {}), None, status=405)
 

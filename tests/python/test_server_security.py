@@ -1,5 +1,6 @@
 """Who may ask: keys, hosts, origins, and clients that do not behave."""
 
+import contextlib
 import socket
 import urllib.parse
 from collections.abc import Iterator
@@ -37,8 +38,9 @@ def raw(server: ServerThread, request: bytes) -> bytes:
     with socket.create_connection(server.address[:2], timeout=60) as connection:
         connection.sendall(request)
         received = b""
-        while chunk := connection.recv(65536):
-            received += chunk
+        with contextlib.suppress(ConnectionResetError):
+            while chunk := connection.recv(65536):
+                received += chunk
         return received
 
 

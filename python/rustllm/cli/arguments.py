@@ -68,6 +68,7 @@ class Parser(argparse.ArgumentParser):
             allow_abbrev=False,
             formatter_class=_Help,
         )
+        self.engine_flags: set[str] = set()
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with status 2."""
@@ -93,30 +94,30 @@ class _Help(argparse.HelpFormatter):
         return f"{text} (default: %(default)s)"
 
 
-def add_engine_flags(parser: argparse.ArgumentParser) -> None:
-    """Adds a flag for every field of `EngineArgs`, and hidden ones for vLLM's that mean nothing
-    here.
+def add_engine_flags(parser: Parser) -> None:
+    """Adds a flag for every field of `EngineArgs`, and hidden ones for vLLM's without a meaning.
+
+    Flags that the parser has already keep their first meaning.
     """
     group = parser.add_argument_group("engine")
     hints, helps = typing.get_type_hints(EngineArgs), _argument_docs(EngineArgs)
-    for field in dataclasses.fields(EngineArgs):
-        if field.name not in _NOT_FLAGS:
-            add_flag(group, field.name, hints[field.name], helps.get(field.name, ""))
     taken = set(parser._option_string_actions)
+    for field in dataclasses.fields(EngineArgs):
+        if field.name not in _NOT_FLAGS and _flag(field.name) not in taken:
+            add_flag(group, field.name, hints[field.name], helps.get(field.name, ""))
+            parser.engine_flags.add(field.name)
     for name in (*NEUTRAL, *IGNORED):
         if _flag(name) not in taken:
             _add_foreign_flag(group, name)
+            parser.engine_flags.add(name)
 
 
 def engine_args(parser: Parser, args: argparse.Namespace, model: str | None) -> EngineArgs:
     """The engine's arguments among `args`; ends the process if they are bad."""
-    names = (
-        {field.name for field in dataclasses.fields(EngineArgs)} | NEUTRAL.keys() | IGNORED.keys()
-    )
     given = {
         name: value
         for name, value in vars(args).items()
-        if name in names and value is not None and name != "model"
+        if name in parser.engine_flags and value is not None
     }
     try:
         return EngineArgs.from_kwargs(model=model, **given)

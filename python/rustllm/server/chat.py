@@ -27,7 +27,7 @@ from rustllm.server.streaming import (
     DONE,
     error_event,
     event,
-    final_output,
+    final_outputs,
     json_response,
     start_stream,
     unless_client_leaves,
@@ -149,7 +149,7 @@ class ChatRoute:
         return Prompt(prompt.text, kept)
 
     async def _collect(self, job: _Job) -> ChatResponse:
-        result = await final_output(job.generation)
+        [result] = await final_outputs([job.generation])
         job.usage.add(0, result)
         response = ChatResponse(
             id=job.call.id,

@@ -1,6 +1,5 @@
 """`POST /v1/completions`: continue a text."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from rustllm.server.streaming import (
     DONE,
     error_event,
     event,
-    final_output,
+    final_outputs,
     json_response,
     merge,
     start_stream,
@@ -110,7 +109,7 @@ class CompletionsRoute:
         )
 
     async def _collect(self, job: _Job) -> CompletionResponse:
-        results = await asyncio.gather(*(final_output(source) for source in job.generations))
+        results = await final_outputs(job.generations)
         choices = []
         for number, (prompt, result) in enumerate(zip(job.prompts, results, strict=True)):
             job.usage.add(number, result, generated=not job.echo_only)

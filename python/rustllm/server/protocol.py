@@ -147,7 +147,7 @@ class StreamOptions(BaseModel):
 class GenerationRequest(BaseModel):
     """What `/v1/completions` and `/v1/chat/completions` have in common."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = _UNSUPPORTED
 
     model: str | None = None

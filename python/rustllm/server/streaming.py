@@ -55,15 +55,6 @@ async def start_stream(request: Request, events: AsyncGenerator[bytes, None]) ->
     return EventStream(first, events)
 
 
-async def final_output(source: AsyncGenerator[RequestOutput, None]) -> RequestOutput:
-    """The last output of a generation that yields nothing else."""
-    async with aclosing(source):
-        async for output in source:
-            if output.finished:
-                return output
-    raise RuntimeError("a generation ended without its final output")
-
-
 async def unless_client_leaves(receive: Receive, work: Awaitable[T]) -> T:
     """Runs `work`, and cancels it as soon as the client closes the connection.
 
@@ -152,3 +143,15 @@ async def merge(sources: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[tu
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def final_outputs(
+    sources: Sequence[AsyncGenerator[RequestOutput, None]],
+) -> list[RequestOutput]:
+    """The last output of each of `sources`; if one fails, the others are ended."""
+    finals: dict[int, RequestOutput] = {}
+    async with aclosing(merge(sources)) as outputs:
+        async for number, output in outputs:
+            if output.finished:
+                finals[number] = output
+    return [finals[number] for number in range(len(sources))]
