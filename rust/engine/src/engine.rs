@@ -1,6 +1,6 @@
 use std::sync::Arc;
 
-use rustllm_core::{FinishReason, Request, Scheduler, SchedulerConfig, SeqId};
+use rustllm_core::{FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, Sequence, SequenceUpdate};
 use rustllm_models::LoadOptions;
 use rustllm_ops::KvCacheSpec;
 
@@ -91,9 +91,9 @@ impl Engine {
             policy: config.scheduling_policy,
             eos_token_ids: eos_token_ids.clone(),
         })
-        .map_err(|error| InvalidArgument::new(error.parameter, error.value.clone(), error.to_string()))?;
+        .map_err(|error| InvalidArgument::new(error.field, error.value, error.to_string()))?;
         let info = ModelInfo {
-            architecture: loaded.config.architecture.clone(),
+            architecture: loaded.config.architecture.to_owned(),
             dtype: loaded.dtype.name(),
             device: device.backend.name(),
             isa: device.isa,
@@ -153,7 +153,14 @@ impl Engine {
     /// Ends a request now; its sequences' last outputs come with the next step.
     pub fn abort(&mut self, request_id: &str) {
         for seq_id in self.scheduler.abort(request_id) {
-            self.end(seq_id, FinishReason::Abort);
+            self.runner.forget(seq_id);
+            if let Some(sequence) = self.scheduler.sequence(seq_id) {
+                self.ended.push(EngineOutput {
+                    num_cached_tokens: sequence.num_cached_tokens(),
+                    num_preemptions: sequence.num_preemptions(),
+                    ..ended_output(sequence.request_id().clone(), sequence.index(), FinishReason::Abort)
+                });
+            }
         }
     }
 
@@ -175,10 +182,9 @@ impl Engine {
         match self.runner.execute(&self.scheduler, &scheduled) {
             Ok(rows) => self.record(&scheduled, rows, &mut outputs),
             Err(_) => {
-                for sequence in &scheduled.sequences {
-                    self.fail(sequence.seq_id);
+                for update in self.scheduler.fail_step(&scheduled) {
+                    outputs.push(self.output(update, SampledRow::default()));
                 }
-                outputs.append(&mut self.ended);
             }
         }
         outputs
@@ -213,50 +219,38 @@ impl Engine {
 
     /// Gives the scheduler its tokens and writes down what came of every sequence.
     fn record(&mut self, scheduled: &SchedulerOutput, rows: Vec<SampledRow>, outputs: &mut Vec<EngineOutput>) {
-        let tokens: Vec<Option<u32>> = rows
-            .iter()
-            .map(|row| row.sampled.as_ref().and_then(|sampled| sampled.as_ref().ok()).map(|token| token.token_id))
-            .collect();
+        let tokens: Vec<Option<u32>> = rows.iter().map(SampledRow::token_id).collect();
         for (entry, row) in scheduled.sequences.iter().zip(&rows) {
-            if matches!(row.sampled, Some(Err(_))) {
-                self.fail(entry.seq_id);
+            // Where a token was due, the scheduler takes its absence for the failure it is.
+            if row.has_failed() && !entry.samples {
+                let update = self.scheduler.finish_with_error(entry.seq_id);
+                outputs.extend(update.map(|update| self.output(update, SampledRow::default())));
             }
         }
-        outputs.append(&mut self.ended);
-        for (update, row) in self.scheduler.update(scheduled, &tokens).into_iter().zip(rows) {
-            let Some(token_id) = update.token_id else { continue };
-            self.generation_tokens += 1;
-            if update.finish.is_some() {
-                self.runner.forget(update.seq_id);
-            }
-            outputs.push(EngineOutput {
-                request_id: update.request_id,
-                index: update.index,
-                token_id: Some(token_id),
-                logprobs: row.sampled.and_then(Result::ok).and_then(|token| token.logprobs),
-                prompt_logprobs: row.prompt_logprobs,
-                finish_reason: update.finish,
-                num_cached_tokens: update.num_cached_tokens,
-                num_preemptions: update.num_preemptions,
-            });
+        // Updates come in the order of the rows, but not for every row.
+        let mut rows = scheduled.sequences.iter().zip(rows);
+        for update in self.scheduler.update(scheduled, &tokens) {
+            let row = rows.find(|(entry, _)| entry.seq_id == update.seq_id).map(|(_, row)| row);
+            outputs.push(self.output(update, row.unwrap_or_default()));
         }
     }
 
-    /// Ends one sequence that could not be computed or sampled.
-    fn fail(&mut self, seq_id: SeqId) {
-        self.scheduler.finish_with_error(seq_id);
-        self.end(seq_id, FinishReason::Error);
-    }
-
-    /// Queues the last output of a sequence that ended without a token.
-    fn end(&mut self, seq_id: SeqId, reason: FinishReason) {
-        self.runner.forget(seq_id);
-        if let Some(sequence) = self.scheduler.sequence(seq_id) {
-            self.ended.push(EngineOutput {
-                num_cached_tokens: sequence.num_cached_tokens(),
-                num_preemptions: sequence.num_preemptions(),
-                ..ended_output(sequence.request_id().clone(), sequence.index(), reason)
-            });
+    /// What a sequence got from a step, or ended with.
+    fn output(&mut self, update: SequenceUpdate, row: SampledRow) -> EngineOutput {
+        self.generation_tokens += u64::from(update.token_id.is_some());
+        if update.finish.is_some() {
+            self.runner.forget(update.seq_id);
+        }
+        let sequence = self.scheduler.sequence(update.seq_id);
+        EngineOutput {
+            request_id: update.request_id,
+            index: update.index,
+            token_id: update.token_id,
+            logprobs: row.sampled.and_then(Result::ok).and_then(|token| token.logprobs),
+            prompt_logprobs: row.prompt_logprobs,
+            finish_reason: update.finish,
+            num_cached_tokens: sequence.map_or(0, Sequence::num_cached_tokens),
+            num_preemptions: sequence.map_or(0, Sequence::num_preemptions),
         }
     }
 }

@@ -20,6 +20,16 @@ pub(crate) struct SampledRow {
     pub prompt_logprobs: Option<PromptLogprobs>,
 }
 
+impl SampledRow {
+    pub fn token_id(&self) -> Option<u32> {
+        self.sampled.as_ref()?.as_ref().ok().map(|token| token.token_id)
+    }
+
+    pub fn has_failed(&self) -> bool {
+        matches!(self.sampled, Some(Err(_)))
+    }
+}
+
 /// Turns the scheduler's decisions into a batch, runs the model on it and samples.
 #[derive(Debug)]
 pub(crate) struct ModelRunner {

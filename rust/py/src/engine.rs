@@ -9,7 +9,7 @@ use pyo3::prelude::*;
 use rustllm_core::{FinishReason, SchedulingPolicy};
 use rustllm_engine::sampler::TokenLogprob;
 use rustllm_engine::{
-    Engine as CoreEngine, EngineConfig, EngineError, EngineHandle, EngineOutput as CoreOutput, EngineRequest,
+    Engine as CoreEngine, EngineConfig, EngineHandle, EngineOutput as CoreOutput, EngineRequest,
     InvalidArgument,
 };
 use serde_json::{Map, Value};
