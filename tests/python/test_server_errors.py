@@ -64,7 +64,7 @@ SAMPLING_ERRORS: list[tuple[str, Any]] = [
     ("repetition_penalty", 0.0),
     ("n", 0),
     ("n", -1),
-    ("n", 10**6),
+    ("n", 129),
     ("n", "2"),
     ("max_tokens", 0),
     ("max_tokens", -1),
@@ -196,7 +196,7 @@ def test_streams_are_refused_with_a_status_too(server: ServerProcess) -> None:
     assert_refused(complete(server, stream=True, top_p=7), "top_p")
     assert_refused(complete(server, stream=True, logprobs=21), "logprobs")
     assert_refused(chat(server, stream=True, stop_token_ids=[10**6]), "stop_token_ids")
-    assert_refused(complete(server, stream=True, prompt=[10**6]), "prompt_token_ids")
+    assert_refused(complete(server, stream=True, prompt=[10**6]), "prompt")
     assert_refused(complete(server, stream=True, prompt_logprobs=1), "prompt_logprobs")
     assert_refused(complete(server, stream_options={"include_usage": True}), "stream_options")
 
@@ -210,6 +210,11 @@ def test_prompts_that_do_not_fit_name_the_limit(server: ServerProcess) -> None:
     ):
         assert "512 tokens" in assert_refused(reply, "prompt")
         assert reply.error["code"] == "context_length_exceeded"
+
+
+def test_prompts_times_n_is_bounded(server: ServerProcess) -> None:
+    message = assert_refused(complete(server, prompt=["a"] * 100, n=100), "n")
+    assert "4096" in message
 
 
 def test_half_a_surrogate_pair_is_refused(server: ServerProcess) -> None:

@@ -61,7 +61,7 @@ def read_all(connection: socket.socket) -> str:
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize("prompts", [1, 3])
 def test_a_client_that_leaves_frees_the_engine(
-    one_at_a_time: ServerThread, stream: bool, prompts: int
+    one_at_a_time: ServerThread, stream: bool, prompts: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     engine = one_at_a_time.engine
     before = engine.stats().generation_tokens
@@ -76,6 +76,7 @@ def test_a_client_that_leaves_frees_the_engine(
     assert engine.stats().generation_tokens - before < N * MAX_TOKENS
     after = one_at_a_time.ask("POST", "/v1/completions", {"prompt": "a", "max_tokens": 2})
     assert after.status == 200
+    assert not [record for record in caplog.records if record.levelname in ("WARNING", "ERROR")]
 
 
 def test_a_chat_client_that_leaves_frees_the_engine(one_at_a_time: ServerThread) -> None:

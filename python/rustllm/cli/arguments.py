@@ -78,11 +78,12 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
         """Parses the arguments after the command."""
+        end = arguments.index("--") if "--" in arguments else len(arguments)
         dashed = [
             re.sub(r"^--[\w-]+", lambda flag: flag.group().replace("_", "-"), argument)
-            for argument in arguments
+            for argument in arguments[:end]
         ]
-        return self.parse_args(dashed)
+        return self.parse_args([*dashed, *arguments[end:]])
 
 
 class _Help(argparse.HelpFormatter):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,8 @@ class Conversation:
     def run(self) -> int:
         """Reads and answers until there is no more to read."""
         if self._interactive:
+            with contextlib.suppress(ImportError):
+                import readline  # noqa: F401  (gives `input` its editing and history)
             print(HELP, file=sys.stderr)
         while True:
             line = self._read()

@@ -66,7 +66,10 @@ def _parser() -> Parser:
 def _read_prompt(parser: Parser) -> str:
     if sys.stdin.isatty():
         parser.error("give a PROMPT, or pipe one in")
-    return sys.stdin.read().removesuffix("\n")
+    try:
+        return sys.stdin.read().removesuffix("\n")
+    except UnicodeDecodeError:
+        parser.error("stdin is not UTF-8 text")
 
 
 def _write(text: str) -> None:

@@ -46,6 +46,14 @@ def run(arguments: list[str]) -> int:
         format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     engine = engine_args(parser, args, args.model_tag or args.model)
+    if (
+        not args.api_keys
+        and args.uds is None
+        and args.host not in ("127.0.0.1", "::1", "localhost")
+    ):
+        logging.getLogger("rustllm").warning(
+            "there is no --api-key: whoever can reach %s can use this server", args.host
+        )
     for name, reason in _NO_EFFECT.items():
         if getattr(args, name):
             logging.getLogger("rustllm").warning("%s has no effect: %s", name, reason)
@@ -154,7 +162,7 @@ def _add_access_flags(parser: Parser) -> None:
         help="let those origins send credentials",
     )
     group.add_argument(
-        "--max-body-bytes", type=_count, metavar="N", help="largest request body (default: 32 MiB)"
+        "--max-body-bytes", type=_count, metavar="N", help="largest request body (default: 16 MiB)"
     )
 
 

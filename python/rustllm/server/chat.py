@@ -73,7 +73,7 @@ async def render_chat_prompt(
             **_template_kwargs(body.chat_template_kwargs),
         },
     )
-    token_ids = await model.encode(text, add_special_tokens=bool(body.add_special_tokens))
+    [token_ids] = await model.encode([text], add_special_tokens=bool(body.add_special_tokens))
     return Prompt(text, token_ids)
 
 

@@ -67,7 +67,7 @@ class CompletionsRoute:
 
     async def _prepare(self, body: CompletionRequest, request: Request) -> _Job:
         call = self.model.start("cmpl", body, request)
-        prompts = [await self._tokenize(body, prompt) for prompt in body.prompt]
+        prompts = await self._prompts(body)
         generations = [
             self.model.generate(prompt, self._params(body, prompt), body, request, call)
             for prompt in prompts
@@ -85,12 +85,18 @@ class CompletionsRoute:
             request_id=request_id_of(request),
         )
 
-    async def _tokenize(self, body: CompletionRequest, prompt: str | list[int]) -> Prompt:
-        if isinstance(prompt, str):
-            text: str | None = prompt
-            token_ids = await self.model.encode(prompt, add_special_tokens=body.add_special_tokens)
-        else:
-            text, token_ids = None, prompt
+    async def _prompts(self, body: CompletionRequest) -> list[Prompt]:
+        texts = [prompt for prompt in body.prompt if isinstance(prompt, str)]
+        encoded = iter(await self.model.encode(texts, add_special_tokens=body.add_special_tokens))
+        return [
+            self._cut(body, prompt, next(encoded))
+            if isinstance(prompt, str)
+            else self._cut(body, None, prompt)
+            for prompt in body.prompt
+        ]
+
+    def _cut(self, body: CompletionRequest, text: str | None, token_ids: list[int]) -> Prompt:
+        """The prompt as it is computed; its text is only looked up where it comes back."""
         kept = self.model.truncate(token_ids, body.truncate_prompt_tokens, body.max_tokens or 1)
         if body.echo and (text is None or len(kept) < len(token_ids)):
             text = self.model.tokenizer.decode(kept)

@@ -70,7 +70,8 @@ def as_http_error(error: Exception, request_id: str) -> HttpError:
     if isinstance(error, HttpError):
         return error
     if isinstance(error, ValidationError):
-        return bad_request(_ADDRESS.sub("0x...", str(error)), param=error.parameter)
+        param = "prompt" if error.parameter == "prompt_token_ids" else error.parameter
+        return bad_request(_ADDRESS.sub("0x...", str(error)), param=param)
     if isinstance(error, EngineDeadError):
         logger.error("request %s: %s", request_id, error)
         message = "The engine has stopped; the server must be restarted."

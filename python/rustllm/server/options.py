@@ -42,7 +42,7 @@ class ServerOptions:
     enable_prompt_tokens_details: bool = False
     enable_force_include_usage: bool = False
     enable_log_requests: bool = False
-    max_body_bytes: int = 32 << 20
+    max_body_bytes: int = 16 << 20
     body_timeout: float = 30.0
 
 

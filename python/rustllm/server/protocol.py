@@ -13,6 +13,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 from rustllm.server.errors import bad_request
 
 MAX_PROMPTS = 1024
+MAX_N = 128
+MAX_SEQUENCES = 4096
+"""Prompts times `n` in one request."""
 MAX_STOP_STRINGS = 4
 MAX_BAD_WORDS = 128
 MAX_LISTED_TOKENS = 1 << 20
@@ -151,7 +154,7 @@ class GenerationRequest(BaseModel):
     unsupported: ClassVar[Mapping[str, tuple[tuple[Any, ...], str]]] = _UNSUPPORTED
 
     model: str | None = None
-    n: int = 1
+    n: Annotated[int, Field(le=MAX_N)] = 1
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -225,6 +228,17 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = None
     add_special_tokens: bool = True
 
+    @model_validator(mode="after")
+    def _not_too_many(self) -> "CompletionRequest":
+        count = len(self.prompt) * self.n
+        if count > MAX_SEQUENCES:
+            raise bad_request(
+                f"A request may generate at most {MAX_SEQUENCES} completions, "
+                f"got {len(self.prompt)} prompts with n={self.n}.",
+                param="n",
+            )
+        return self
+
 
 def _messages(value: Any) -> Any:
     """Messages without their nulls; what their content may be is the tokenizer's to say."""
@@ -278,7 +292,7 @@ class ChatCompletionRequest(GenerationRequest):
                 "Cannot set both `continue_final_message` and `add_generation_prompt` to true.",
                 param="continue_final_message",
             )
-        if self.top_logprobs is not None and not self.logprobs:
+        if self.top_logprobs and not self.logprobs:
             raise bad_request(
                 "`top_logprobs` can only be given with `logprobs: true`.", param="top_logprobs"
             )

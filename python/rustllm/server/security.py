@@ -21,6 +21,7 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rustllm.server.errors import HttpError, as_http_error
+from rustllm.server.streaming import ClientLeftError
 
 logger = logging.getLogger("rustllm.server")
 
@@ -72,6 +73,8 @@ class RequestIdMiddleware:
 
         try:
             await self.app(scope, receive, send_named)
+        except ClientLeftError:
+            logger.info("request %s: the client left", request_id)
         except Exception as error:
             problem = as_http_error(error, request_id)
             if started:

@@ -3,6 +3,7 @@ it.
 """
 
 import asyncio
+import functools
 import hashlib
 import hmac
 import logging
@@ -127,13 +128,14 @@ class ServedModel:
             model=self.check_name(body.model),
         )
 
-    async def encode(self, text: str, *, add_special_tokens: bool) -> list[int]:
-        """`text` as token ids."""
-        if len(text) < _LONG_TEXT:
-            return self.tokenizer.encode(text, add_special_tokens=add_special_tokens)
-        return await asyncio.to_thread(
-            self.tokenizer.encode, text, add_special_tokens=add_special_tokens
+    async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
+        """Token ids of each text; long ones do not hold up the event loop."""
+        encode = functools.partial(
+            self.tokenizer.encode_batch, texts, add_special_tokens=add_special_tokens
         )
+        if sum(map(len, texts)) < _LONG_TEXT:
+            return encode()
+        return await asyncio.to_thread(encode)
 
     def truncate(self, token_ids: list[int], limit: int | None, max_tokens: int) -> list[int]:
         """The last `limit` tokens; -1 keeps what leaves room for `max_tokens` more."""

@@ -4,7 +4,6 @@ read as one.
 
 import asyncio
 import json
-import logging
 from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from typing import TypeVar
@@ -18,8 +17,6 @@ from rustllm.outputs import RequestOutput
 from rustllm.server.errors import HttpError
 
 T = TypeVar("T")
-
-logger = logging.getLogger("rustllm.server")
 
 DONE = b"data: [DONE]\n\n"
 
@@ -97,10 +94,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Sends the stream."""
-        try:
-            await unless_client_leaves(receive, self._send(send))
-        except ClientLeftError:
-            logger.info("request %s: the client left", scope["state"]["request_id"])
+        await unless_client_leaves(receive, self._send(send))
 
     async def _send(self, send: Send) -> None:
         async with aclosing(self._rest):

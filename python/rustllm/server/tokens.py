@@ -22,7 +22,7 @@ class TokensRoute:
         self.model.check_name(body.model)
         if body.prompt is not None:
             special = True if body.add_special_tokens is None else body.add_special_tokens
-            token_ids = await self.model.encode(body.prompt, add_special_tokens=special)
+            [token_ids] = await self.model.encode([body.prompt], add_special_tokens=special)
         else:
             token_ids = (await render_chat_prompt(self.model, self.options, body)).token_ids
         decode = self.model.tokenizer.decode_token
