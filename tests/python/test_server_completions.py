@@ -264,6 +264,15 @@ def test_echo_returns_the_prompt_and_its_logprobs(client: OpenAI) -> None:
     assert texts[0] == longer.text
 
 
+def test_every_choice_of_a_stream_echoes_the_prompt(client: OpenAI) -> None:
+    request: dict[str, Any] = {"model": MODEL, "prompt": TEXT, "max_tokens": 4, "n": 3}
+    request |= {"echo": True, "logprobs": 1, "seed": 5, "temperature": 1.0}
+    whole = client.completions.create(**request)
+    texts, _ = streamed(client.completions.create(**request, stream=True))
+    assert texts == {choice.index: choice.text for choice in whole.choices}
+    assert all(text.startswith(TEXT) for text in texts.values())
+
+
 def test_prompt_logprobs_are_given_by_token(server: ServerProcess) -> None:
     prompt = reference_prompts()[2]
     body = {"prompt": prompt["prompt_token_ids"], "max_tokens": 1, "prompt_logprobs": 0}

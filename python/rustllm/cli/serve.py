@@ -131,8 +131,8 @@ def _add_endpoint_flags(parser: Parser) -> None:
     group.add_argument(
         "--disable-uvicorn-access-log",
         dest="access_log",
-        action="store_false",
-        default=True,
+        action="store_const",
+        const=False,
         help="log no line for each request",
     )
 

@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import Request
 from starlette.responses import Response
 
-from rustllm.outputs import CompletionOutput, Logprob, RequestOutput
+from rustllm.outputs import CompletionOutput, Logprob, PromptLogprobs, RequestOutput
 from rustllm.sampling_params import SamplingParams
 from rustllm.server.errors import HttpError, as_http_error, request_id_of
 from rustllm.server.logprobs import TokenText, completion_logprobs, prompt_logprobs_list
@@ -44,9 +44,7 @@ class _Job:
 
     @property
     def echo_only(self) -> bool:
-        """Whether the prompt comes back and nothing is generated; the engine still runs one token
-        for it.
-        """
+        """Whether only the prompt comes back; the engine still generates a token for it."""
         return self.body.echo and self.body.max_tokens == 0
 
 
@@ -120,7 +118,7 @@ class CompletionsRoute:
         for number, (prompt, result) in enumerate(zip(job.prompts, results, strict=True)):
             job.usage.add(number, result, generated=not job.echo_only)
             for output in result.outputs:
-                text, token_ids, logprobs = _visible(job, prompt, result, output)
+                text, token_ids, logprobs = _visible(job, prompt, result.prompt_logprobs, output)
                 choice = CompletionChoice(
                     index=number * job.body.n + output.index,
                     text=text,
@@ -140,12 +138,12 @@ class CompletionsRoute:
         stream_options = job.body.stream_options
         include_usage = bool(stream_options and stream_options.include_usage)
         continuous = bool(stream_options and stream_options.continuous_usage_stats)
-        offsets: dict[int, int] = {}
+        sent = _Sent()
         try:
             async with aclosing(merge(job.generations)) as outputs:
                 async for number, result in outputs:
                     job.usage.add(number, result, generated=not job.echo_only)
-                    choices = _deltas(job, number, result, offsets)
+                    choices = _deltas(job, number, result, sent)
                     if choices:
                         yield event(
                             _response(
@@ -158,28 +156,36 @@ class CompletionsRoute:
             if include_usage or self.options.enable_force_include_usage:
                 yield event(_response(job, choices=[], with_usage=True))
         except Exception as error:
-            if not offsets:
+            if not sent.lengths:
                 raise
             yield error_event(as_http_error(error, job.request_id))
         yield DONE
 
 
-def _deltas(
-    job: _Job, number: int, result: RequestOutput, offsets: dict[int, int]
-) -> list[CompletionChoice]:
-    """What `result` adds to the choices of prompt `number`; `offsets` keeps each choice's length
-    so far.
-    """
+@dataclass
+class _Sent:
+    """What a stream keeps of what it has sent."""
+
+    lengths: dict[int, int] = field(default_factory=dict)
+    """Characters of each choice; choices not begun are not in it."""
+    prompt_logprobs: dict[int, PromptLogprobs] = field(default_factory=dict)
+    """Of each prompt; the engine gives them once, for all choices."""
+
+
+def _deltas(job: _Job, number: int, result: RequestOutput, sent: _Sent) -> list[CompletionChoice]:
+    """What `result` adds to the choices of prompt `number`."""
+    if result.prompt_logprobs is not None:
+        sent.prompt_logprobs[number] = result.prompt_logprobs
     choices = []
     for output in result.outputs:
         index = number * job.body.n + output.index
-        first = index not in offsets
-        text, token_ids, logprobs = _visible(
-            job, job.prompts[number], result, output, first=first, offset=offsets.get(index, 0)
-        )
-        if job.echo_only and not first:
+        offset = sent.lengths.get(index)
+        if job.echo_only and offset is not None:
             continue
-        offsets[index] = offsets.get(index, 0) + len(text)
+        text, token_ids, logprobs = _visible(
+            job, job.prompts[number], sent.prompt_logprobs.get(number), output, offset
+        )
+        sent.lengths[index] = (offset or 0) + len(text)
         has_details = logprobs is not None or job.body.return_token_ids
         if not (text or output.finish_reason or (token_ids and has_details)):
             continue
@@ -192,7 +198,7 @@ def _deltas(
         )
         if job.body.return_token_ids:
             choice.token_ids = token_ids
-            if first:
+            if offset is None:
                 choice.prompt_token_ids = job.prompts[number].token_ids
         choices.append(choice)
     return choices
@@ -201,14 +207,18 @@ def _deltas(
 def _visible(
     job: _Job,
     prompt: Prompt,
-    result: RequestOutput,
+    prompt_logprobs: PromptLogprobs | None,
     output: CompletionOutput,
-    *,
-    first: bool = True,
-    offset: int = 0,
+    offset: int | None = None,
 ) -> tuple[str, list[int], CompletionLogprobs | None]:
-    """Text, tokens and log probabilities the client gets for `output`, the echoed prompt before
-    the first.
+    """Text, tokens and log probabilities the client gets for `output`.
+
+    Args:
+        job: The request.
+        prompt: The prompt; comes before the first output if it is to be echoed.
+        prompt_logprobs: Its log probabilities, where they were asked for.
+        output: A whole completion, or what was added to it.
+        offset: Characters of the completion sent before; `None` for none, not even the prompt.
     """
     if output.finish_reason == "error":
         raise HttpError(500, "The generation failed.", type="server_error")
@@ -217,13 +227,13 @@ def _visible(
     logprobs: list[dict[int, Logprob] | None] = []
     if not job.echo_only:
         logprobs.extend(output.logprobs or [])
-    if job.body.echo and first:
+    if job.body.echo and offset is None:
         text = (prompt.text or "") + text
         token_ids = [*prompt.token_ids, *token_ids]
-        logprobs = [*(result.prompt_logprobs or []), *logprobs]
+        logprobs = [*(prompt_logprobs or []), *logprobs]
     if job.body.logprobs is None:
         return text, token_ids, None
-    return text, token_ids, completion_logprobs(token_ids, logprobs, job.token_text, offset)
+    return text, token_ids, completion_logprobs(token_ids, logprobs, job.token_text, offset or 0)
 
 
 def _response(

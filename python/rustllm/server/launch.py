@@ -37,16 +37,15 @@ def serve(
     Raises:
         RustllmError: the address or the certificate cannot be used, or the model cannot be loaded.
     """
-    with contextlib.closing(bind(endpoint)) as listener:
+    with contextlib.ExitStack() as cleanup:
+        listener = cleanup.enter_context(contextlib.closing(bind(endpoint)))
+        if endpoint.uds is not None:
+            cleanup.callback(Path(endpoint.uds).unlink, missing_ok=True)
         engine = AsyncEngine.from_engine_args(engine_args)
-        try:
-            model = ServedModel(engine, names, log_requests=options.enable_log_requests)
-            server = Server(model, build_app(model, options), endpoint)
-            server.run(sockets=[listener])
-        finally:
-            engine.shutdown()
-            if endpoint.uds is not None:
-                Path(endpoint.uds).unlink(missing_ok=True)
+        cleanup.callback(engine.shutdown)
+        model = ServedModel(engine, names, log_requests=options.enable_log_requests)
+        server = Server(model, build_app(model, options), endpoint)
+        server.run(sockets=[listener])
     return 1 if server.force_exit else 0
 
 
@@ -120,7 +119,10 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and says where."""
-        await super().startup(sockets)
+        try:
+            await super().startup(sockets)
+        except OSError as error:
+            raise RustllmError(f"cannot listen: {error.strerror}") from error
         listener = (sockets or [])[0]
         print(f"rustllm: serving {self._model.names[0]} at {self._url(listener)}", flush=True)
 
