@@ -74,3 +74,43 @@ impl std::ops::IndexMut<SeqId> for SequenceTable {
         self.get_mut(id).expect("a queued sequence is in the table")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::request::{Request, RequestState};
+    use crate::sampling_params::SamplingParams;
+
+    fn insert(table: &mut SequenceTable) -> SeqId {
+        let request = Request {
+            request_id: String::new(),
+            prompt_token_ids: Arc::from([1]),
+            params: Arc::new(SamplingParams::default()),
+            priority: 0,
+            cache_salt: None,
+            seed: 0,
+        };
+        table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0))
+    }
+
+    #[test]
+    fn a_reused_slot_does_not_answer_to_its_old_id() {
+        let mut table = SequenceTable::default();
+        let (first, second) = (insert(&mut table), insert(&mut table));
+        table.remove(first);
+        let third = insert(&mut table);
+        assert_eq!(slot(third), slot(first));
+        assert!(table.get(first).is_none() && table.get_mut(first).is_none());
+        table.remove(first);
+        assert_eq!(table.get(third).map(Sequence::seq_id), Some(third), "removing an old id changes nothing");
+        assert!(first < second && second < third, "ids compare in order of arrival");
+        assert_eq!(table.iter().count(), 2);
+    }
+
+    #[test]
+    fn unknown_ids_are_answered_with_none() {
+        assert!(SequenceTable::default().get(SeqId(u64::MAX)).is_none());
+    }
+}

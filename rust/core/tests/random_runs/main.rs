@@ -16,6 +16,8 @@ const MAX_MODEL_LEN: usize = 48;
 #[derive(Clone, Debug)]
 enum Op {
     Add(Job),
+    /// Add a request, and one whose prompt goes on with what the first will generate.
+    AddWithFollowUp(Job),
     Steps(usize),
     /// Abort a live request, picked by the number.
     Abort(usize),
@@ -25,8 +27,8 @@ enum Op {
     FailOne(usize),
     /// A live sequence is ended from outside, between steps.
     FinishWithError(usize),
-    /// Schedule a step whose execution fails.
-    FailStep,
+    /// Schedule a step whose execution fails, perhaps after a request was aborted.
+    FailStep(Option<usize>),
     ResetPrefixCache,
 }
 
@@ -73,12 +75,13 @@ fn job() -> impl Strategy<Value = Job> {
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => job().prop_map(Op::Add),
+        2 => job().prop_map(Op::AddWithFollowUp),
         8 => (1..6usize).prop_map(Op::Steps),
         1 => any::<usize>().prop_map(Op::Abort),
         1 => any::<usize>().prop_map(Op::AbortUnderWay),
         1 => any::<usize>().prop_map(Op::FailOne),
         1 => any::<usize>().prop_map(Op::FinishWithError),
-        1 => Just(Op::FailStep),
+        1 => prop::option::of(any::<usize>()).prop_map(Op::FailStep),
         1 => Just(Op::ResetPrefixCache),
     ]
 }
@@ -94,12 +97,17 @@ proptest! {
         for op in ops {
             match op {
                 Op::Add(job) => engine.add(job),
+                Op::AddWithFollowUp(job) => {
+                    let follow_up = job.follow_up(MAX_MODEL_LEN);
+                    engine.add(job);
+                    engine.add(follow_up);
+                }
                 Op::Steps(count) => (0..count).for_each(|_| engine.step()),
                 Op::Abort(pick) => engine.abort(pick),
                 Op::AbortUnderWay(pick) => engine.step_aborting(pick),
                 Op::FailOne(pick) => engine.step_failing_one(pick),
                 Op::FinishWithError(pick) => engine.finish_with_error(pick),
-                Op::FailStep => engine.fail_step(),
+                Op::FailStep(abort) => engine.fail_step(abort),
                 Op::ResetPrefixCache => engine.reset_prefix_cache(),
             }
         }

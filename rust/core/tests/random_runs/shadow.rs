@@ -27,6 +27,14 @@ pub struct Job {
 }
 
 impl Job {
+    /// A request whose prompt is this one's prompt and output.
+    pub fn follow_up(&self, max_model_len: usize) -> Self {
+        let mut prompt = self.prompt.clone();
+        prompt.extend(self.alone(0, max_model_len).0);
+        prompt.truncate(max_model_len - 1);
+        Self { prompt, n: 1, ..self.clone() }
+    }
+
     fn request(&self, request_id: &str) -> Request {
         let params = SamplingParams {
             n: self.n,
@@ -159,8 +167,11 @@ impl ShadowEngine {
         self.take_in(output, sampled);
     }
 
-    pub fn fail_step(&mut self) {
+    pub fn fail_step(&mut self, abort: Option<usize>) {
         let output = self.schedule();
+        if let Some(pick) = abort {
+            self.abort(pick);
+        }
         if let Some((before, sampled)) = self.under_way.take() {
             self.update(&before, &sampled);
         }
