@@ -64,6 +64,8 @@ def test_every_route_but_three_needs_a_key(server: ServerThread) -> None:
                     assert without.error["code"] == "invalid_api_key"
     assert seen > PUBLIC | {"/v1/models", "/v1/completions", "/v1/chat/completions"}
     assert "/openapi.json" in seen
+    described = server.ask("GET", "/openapi.json", **bearer(KEY)).json()["paths"]
+    assert "/v1/chat/completions" in described
 
 
 @pytest.mark.parametrize(

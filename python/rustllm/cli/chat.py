@@ -13,7 +13,7 @@ from rustllm.cli.arguments import (
     engine_args,
     sampling_values,
 )
-from rustllm.errors import ValidationError
+from rustllm.errors import RustllmError, ValidationError
 
 if TYPE_CHECKING:
     from rustllm.cli.session import Session
@@ -52,7 +52,13 @@ class Conversation:
     def __init__(self, session: Session, values: dict[str, object], system: str | None) -> None:
         self._session = session
         self._tokenizer = session.engine.get_tokenizer()
-        self._tokenizer.get_chat_template(session.engine.model.chat_template)
+        try:
+            self._tokenizer.get_chat_template(session.engine.model.chat_template)
+        except ValidationError as error:
+            raise RustllmError(
+                "this model has no chat template: give one with --chat-template, "
+                "or use `rustllm generate`"
+            ) from error
         self._params = session.sampling_params(values, None)
         self._start = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._start)

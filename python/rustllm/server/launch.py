@@ -111,7 +111,8 @@ class Server(uvicorn.Server):
         try:
             config.load()
         except OSError as error:
-            raise RustllmError(f"cannot use the TLS key or certificate: {error}") from error
+            reason = error.strerror or error
+            raise RustllmError(f"cannot use the TLS key or certificate: {reason}") from error
         super().__init__(config)
         self._model = model
         self._endpoint = endpoint
