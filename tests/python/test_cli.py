@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -237,12 +238,22 @@ def test_chat_answers_each_line_of_a_pipe() -> None:
     assert longer.stdout != once.stdout * 2
 
 
-def test_chat_without_a_template_says_so() -> None:
-    result = rustllm("chat", stdin="hello\n")
-    if result.returncode == 0:
-        pytest.skip("the default model has a chat template")
-    assert result.returncode == 1
-    assert "chat template" in result.stderr.splitlines()[-1]
+def test_chat_without_a_template_says_so(tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    shutil.copytree(CHAT_LLAMA, model)
+    path = model / "tokenizer_config.json"
+    config = json.loads(path.read_text())
+    template = config.pop("chat_template")
+    path.write_text(json.dumps(config))
+    result = rustllm("chat", "--model", str(model), stdin="hello\n")
+    assert (result.returncode, result.stdout) == (1, "")
+    assert "--chat-template" in result.stderr.splitlines()[-1]
+    given = tmp_path / "template.jinja"
+    given.write_text(template)
+    options = ("--chat-template", str(given), "--max-tokens", "4", "--seed", "1")
+    with_template = rustllm("chat", "--model", str(model), *options, stdin="hello\n")
+    own = rustllm("chat", "--model", str(CHAT_LLAMA), *options[2:], stdin="hello\n")
+    assert with_template.stdout == own.stdout != ""
 
 
 class Terminal:
