@@ -24,7 +24,7 @@ wheel: $(BIN)/maturin ## Build the wheel into dist/
 	$(BIN)/maturin build --release --out dist
 
 $(BIN)/pytest: $(BIN)/maturin
-	$(BIN)/python -m pip install --quiet --no-build-isolation ".[dev]"
+	$(BIN)/python -m pip install --quiet --no-build-isolation ".[test,dev]"
 	@touch $@
 
 test: test-rust test-python ## Run every test

@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# Compiles the CPU kernels for aarch64, so that the NEON code cannot rot on machines without one.
+#
+# Uses the toolchain's own standard library for that target where it is installed (rustup target add
+# aarch64-unknown-linux-gnu); else, on Debian, unpacks Debian's newest Rust with its arm64 standard library under target/,
+# installing nothing.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+triple=aarch64-unknown-linux-gnu
+check=(cargo check --locked --target "$triple" -p rustllm-cpu --all-targets)
+
+if [ -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ]; then
+    exec "${check[@]}"
+fi
+
+toolchain=$PWD/target/aarch64-toolchain
+if [ ! -x "$toolchain/rustc" ]; then
+    mkdir -p "$toolchain/debs" "$toolchain/lists/partial"
+    apt=(apt-get -qq -o APT::Architectures::=amd64 -o APT::Architectures::=arm64 -o Dir::State::Lists="$toolchain/lists")
+    "${apt[@]}" update
+    release=$(apt-cache "${apt[@]:2}" depends libstd-rust-web-dev | sed -n 's/.*Depends: \(libstd-rust-web-[0-9.]*\)$/\1/p')
+    llvm=$(apt-cache "${apt[@]:2}" depends "$release" | sed -n 's/.*Depends: \(libllvm[0-9.]*\)$/\1/p')
+    (cd "$toolchain/debs" &&
+        "${apt[@]}" download rustc-web "$llvm" {"$release",libstd-rust-web-dev}{,:arm64})
+    for package in "$toolchain"/debs/*.deb; do dpkg -x "$package" "$toolchain/root"; done
+    cat >"$toolchain/rustc" <<WRAPPER
+#!/bin/sh
+export LD_LIBRARY_PATH="$toolchain/root/usr/lib/x86_64-linux-gnu"
+exec "$toolchain/root/usr/bin/rustc" --sysroot "$toolchain/root/usr" "\$@"
+WRAPPER
+    chmod +x "$toolchain/rustc"
+fi
+RUSTC=$toolchain/rustc CARGO_TARGET_DIR=target/aarch64 "${check[@]}"
