@@ -220,6 +220,8 @@ def test_prompts_times_n_is_bounded(server: ServerProcess) -> None:
 def test_half_a_surrogate_pair_is_refused(server: ServerProcess) -> None:
     body = b'{"prompt": "a\\ud800b"}'
     assert_refused(server.ask("POST", "/v1/completions", body), "prompt")
+    body = b'{"messages": [{"role": "user", "content": "\\udfff"}]}'
+    assert_refused(server.ask("POST", "/v1/chat/completions", body), "prompt")
 
 
 POSTS = ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"]

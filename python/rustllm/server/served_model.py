@@ -7,6 +7,7 @@ import functools
 import hashlib
 import hmac
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncGenerator, Sequence
@@ -29,6 +30,8 @@ logger = logging.getLogger("rustllm.server")
 
 _LONG_TEXT = 16_384
 """Characters from which a text is tokenized off the event loop."""
+
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
 
 _FROM_REQUEST_OR_MODEL = (
     "temperature",
@@ -129,7 +132,13 @@ class ServedModel:
         )
 
     async def encode(self, texts: Sequence[str], *, add_special_tokens: bool) -> list[list[int]]:
-        """Token ids of each text; long ones do not hold up the event loop."""
+        """Token ids of each text; long ones do not hold up the event loop.
+
+        Raises:
+            HttpError: 400, a text that JSON can spell and Unicode does not have.
+        """
+        if any(_LONE_SURROGATE.search(text) for text in texts):
+            raise bad_request("The prompt holds half a surrogate pair.", param="prompt")
         encode = functools.partial(
             self.tokenizer.encode_batch, texts, add_special_tokens=add_special_tokens
         )
