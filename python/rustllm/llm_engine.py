@@ -9,6 +9,7 @@ from rustllm._core import EngineStats, ModelInfo
 from rustllm.engine_args import EngineArgs
 from rustllm.errors import invalid
 from rustllm.inputs import PromptType, parse_prompt
+from rustllm.logger import logger
 from rustllm.model_loader import LoadedModel, load_model
 from rustllm.output_processor import OutputProcessor
 from rustllm.outputs import RequestOutput
@@ -108,6 +109,8 @@ class LLMEngine:
     def step(self, timeout: float | None = None) -> list[RequestOutput]:
         """Waits for the engine's next outputs; returns an empty list when nothing is unfinished.
 
+        A request whose outputs cannot be processed ends with the finish reason `error`.
+
         Args:
             timeout: Seconds to wait at most.
 
@@ -117,9 +120,11 @@ class LLMEngine:
         processed = self._outputs.process(self._engine.step(timeout))
         if processed.to_abort:
             self._engine.abort(processed.to_abort)
-        for _, error in processed.failures:
-            raise error
-        return [output for _, output in processed.outputs]
+        outputs = [output for _, output in processed.outputs]
+        for state, error in processed.failures:
+            logger.error("request %s failed", state.request_id, exc_info=error)
+            outputs.append(state.error_output())
+        return outputs
 
     def abort_request(self, request_ids: Iterable[str]) -> None:
         """Ends requests early, without a last output. Unknown ids are ignored."""

@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 from rustllm._core import EngineOutput
 from rustllm.completion_state import CompletionState, logprobs_by_token
 from rustllm.errors import invalid
-from rustllm.outputs import PromptLogprobs, RequestOutput, RequestStateStats
+from rustllm.outputs import CompletionOutput, PromptLogprobs, RequestOutput, RequestStateStats
 from rustllm.processor import EngineRequest
 from rustllm.sampling_params import RequestOutputKind
 from rustllm.tokenizer import Tokenizer
@@ -117,6 +117,21 @@ class RequestState(Generic[Sink]):
             finished=finished,
             metrics=self._metrics() if self._with_metrics else None,
             num_cached_tokens=self._num_cached_tokens,
+        )
+
+    def error_output(self) -> RequestOutput:
+        """The last output of a request that failed."""
+        completions = [
+            CompletionOutput(completion.index, "", [], finish_reason="error")
+            for completion in self._completions
+        ]
+        return RequestOutput(
+            request_id=self.request_id,
+            prompt=self.request.prompt,
+            prompt_token_ids=self.request.prompt_token_ids,
+            prompt_logprobs=None,
+            outputs=completions,
+            finished=True,
         )
 
     def _metrics(self) -> RequestStateStats:

@@ -137,7 +137,7 @@ class SamplingParams:
     repetition_detection: None = None
     routed_experts_prompt_start: int = 0
     trace_decode_token_ids: None = None
-    bad_words_token_ids: list[list[int]] | None = field(default=None, init=False, compare=False)
+    bad_words_token_ids: list[list[int]] = field(default_factory=list, init=False, compare=False)
     """`bad_words` as token ids; filled in when the request is tokenized."""
 
     def __post_init__(self) -> None:

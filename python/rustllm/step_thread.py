@@ -102,7 +102,8 @@ class StepThread:
         self._stopping = True
         self._wake.set()
         self._engine.shutdown()
-        self._thread.join()
+        if threading.current_thread() is not self._thread:  # the collector runs on any thread
+            self._thread.join()
         self._fail_all()
 
     def _abort(self, states: Iterable[State]) -> None:

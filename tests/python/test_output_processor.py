@@ -236,6 +236,8 @@ def test_a_request_that_cannot_be_processed_fails_alone(tokenizer: Tokenizer) ->
     assert processed.to_abort == [bad.engine_id]
     assert [state.request_id for state in processor.running()] == ["good"]
     assert processed.outputs[0][1].metrics is None
+    output = bad.error_output()
+    assert (output.finished, output.outputs[0].finish_reason) == (True, "error")
 
 
 def test_request_ids(tokenizer: Tokenizer) -> None:
