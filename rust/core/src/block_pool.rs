@@ -60,7 +60,9 @@ impl BlockPool {
     pub fn new(num_blocks: u32) -> Self {
         let empty = Block { ref_count: 0, prev: NIL, next: NIL, hash: None };
         let blocks = vec![empty; num_blocks as usize];
-        let mut pool = Self { blocks, cached: HashMap::new(), front: NIL, back: NIL, num_free: 0 };
+        // Room for all hashes from the start: a table that grows would stop one step in a while for milliseconds.
+        let cached = HashMap::with_capacity(blocks.len());
+        let mut pool = Self { blocks, cached, front: NIL, back: NIL, num_free: 0 };
         (0..num_blocks).for_each(|id| pool.push_back(id));
         pool
     }
