@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from rustllm._core import EngineOutput
@@ -135,8 +135,13 @@ class RequestState(Generic[Sink]):
         )
 
     def _metrics(self) -> RequestStateStats:
-        return replace(
-            self._stats,
+        stats = self._stats
+        return RequestStateStats(
+            arrival_time=stats.arrival_time,
+            queued_ts=stats.queued_ts,
+            first_token_ts=stats.first_token_ts,
+            last_token_ts=stats.last_token_ts,
+            first_token_latency=stats.first_token_latency,
             num_generation_tokens=sum(item.num_tokens for item in self._completions),
             num_preemptions=sum(item.num_preemptions for item in self._completions),
         )
