@@ -77,7 +77,7 @@ def parse_prompt(prompt: Any) -> ParsedPrompt:
     if isinstance(prompt, Mapping):
         return _parse_mapping(prompt)
     if _is_token_ids(prompt):
-        return ParsedPrompt(None, [int(token_id) for token_id in prompt])
+        return ParsedPrompt(None, _read_token_ids(prompt))
     message = (
         "a prompt must be a string, a list of token ids, {'prompt': ...} or "
         f"{{'prompt_token_ids': ...}}, got {type(prompt).__name__}"
@@ -118,8 +118,18 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
     if salt is not None and (not isinstance(salt, str) or not salt):
         message = f"cache_salt must be a non-empty string, got {salt!r}"
         raise invalid(message, parameter="cache_salt", value=salt)
-    ids = None if token_ids is None else [int(token_id) for token_id in token_ids]
+    ids = None if token_ids is None else _read_token_ids(token_ids)
     return ParsedPrompt(text, ids, salt)
+
+
+def _read_token_ids(values: Iterable[Any]) -> list[int]:
+    """Plain integers; whether the model has these tokens is for the engine to say."""
+    token_ids = [int(token_id) for token_id in values]
+    for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
+        if not 0 <= token_id < 2**32:
+            message = f"token ids must be in [0, 2**32), got {token_id}"
+            raise invalid(message, parameter="prompt_token_ids", value=token_id)
+    return token_ids
 
 
 def _is_token_ids(value: Any) -> bool:

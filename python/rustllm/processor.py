@@ -163,8 +163,8 @@ class Processor:
 def _bad_words_token_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:
     """Each word at the start of a text and after a space.
 
-    The second form counts only where the space becomes part of the first token: where it is a token
-    of its own, the first form matches behind it anyway.
+    The second form is left out where it is the first behind a token for the space: there the first
+    form matches.
     """
     sequences: list[list[int]] = []
     for word in words:
@@ -174,6 +174,6 @@ def _bad_words_token_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[lis
             message = f"bad_words entries must tokenize to at least one token, {word!r} does not"
             raise invalid(message, parameter="bad_words", value=word)
         sequences.append(bare)
-        if spaced[0] != bare[0] and len(spaced) == len(bare):
+        if spaced[-len(bare) :] != bare:
             sequences.append(spaced)
     return sequences

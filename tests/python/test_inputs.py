@@ -54,6 +54,8 @@ def test_several_prompts() -> None:
         ({"prompt_token_ids": [1, "a"]}, "prompt_token_ids"),
         ({"prompt_token_ids": [1.0]}, "prompt_token_ids"),
         ({"prompt_token_ids": [True]}, "prompt_token_ids"),
+        ([5, -1], "prompt_token_ids"),
+        ([2**32], "prompt_token_ids"),
         (3, "prompt"),
         (None, "prompt"),
         (b"abc", "prompt"),
