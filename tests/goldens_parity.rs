@@ -54,9 +54,10 @@ fn check(case: &str, device: Device, longest: usize) {
         .iter()
         .filter(|prompt| prompt["prompt_token_ids"].as_array().unwrap().len() <= longest)
         .collect();
-    let requests = prompts.iter().enumerate().map(|(i, prompt)| {
-        request(&i.to_string(), numbers(&prompt["prompt_token_ids"]), params.clone())
-    });
+    let requests = prompts
+        .iter()
+        .enumerate()
+        .map(|(i, prompt)| request(&i.to_string(), numbers(&prompt["prompt_token_ids"]), params.clone()));
     let generated = run(&config, requests.collect());
     for (i, prompt) in prompts.iter().enumerate() {
         assert_matches(case, prompt, &generated.sequences[&(i.to_string(), 0)]);

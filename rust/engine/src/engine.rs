@@ -6,9 +6,7 @@ use rustllm_ops::KvCacheSpec;
 
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
-use crate::{
-    EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, device,
-};
+use crate::{EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, device};
 
 /// What an engine has loaded, and the limits that follow.
 #[derive(Debug, Clone)]

@@ -5,9 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::{
-    Engine, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, ModelInfo,
-};
+use crate::{Engine, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, ModelInfo};
 
 /// An engine on a thread of its own.
 ///
@@ -91,7 +89,9 @@ impl EngineHandle {
             self.limits.check(request)?;
             let id = request.request_id.as_str();
             if unfinished.contains_key(id) || !batch.insert(id) {
-                return Err(InvalidArgument::new("request_id", id, format!("request_id {id:?} is already in use")).into());
+                return Err(
+                    InvalidArgument::new("request_id", id, format!("request_id {id:?} is already in use")).into()
+                );
             }
         }
         let names: Vec<_> = requests.iter().map(|request| (request.request_id.clone(), request.params.n)).collect();

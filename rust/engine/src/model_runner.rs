@@ -77,8 +77,7 @@ impl ModelRunner {
             .map(|entry| (entry, scheduler.sequence(entry.seq_id).expect("the scheduler knows what it scheduled")))
             .collect();
         let batch = self.batch(&scheduled)?;
-        let context =
-            ForwardContext { backend: &*self.backend, batch: &batch, kv_cache: &self.kv_cache };
+        let context = ForwardContext { backend: &*self.backend, batch: &batch, kv_cache: &self.kv_cache };
         let hidden = self.model.forward(&context)?;
 
         let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
@@ -201,11 +200,13 @@ impl ModelRunner {
             let wanted = (from..to).map(|position| first_row + (position - start) as u32).collect();
             let logits = self.logits(hidden, self.backend.indices(wanted)?)?;
             let Self { backend, sampler, .. } = &mut *self;
-            backend.read_rows(&logits, &mut |row, logits| {
-                match sampler.prompt_logprobs(logits, prompt[from + row + 1], top) {
-                    Ok(logprobs) => entries.push(Some(logprobs)),
-                    Err(error) => failed = Some(error),
-                }
+            backend.read_rows(&logits, &mut |row, logits| match sampler.prompt_logprobs(
+                logits,
+                prompt[from + row + 1],
+                top,
+            ) {
+                Ok(logprobs) => entries.push(Some(logprobs)),
+                Err(error) => failed = Some(error),
             })?;
         }
         Ok(failed.map_or(Ok(entries), Err))

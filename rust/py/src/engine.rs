@@ -9,8 +9,7 @@ use pyo3::prelude::*;
 use rustllm_core::{FinishReason, SchedulingPolicy};
 use rustllm_engine::sampler::TokenLogprob;
 use rustllm_engine::{
-    Engine as CoreEngine, EngineConfig, EngineHandle, EngineOutput as CoreOutput, EngineRequest,
-    InvalidArgument,
+    Engine as CoreEngine, EngineConfig, EngineHandle, EngineOutput as CoreOutput, EngineRequest, InvalidArgument,
 };
 use serde_json::{Map, Value};
 
@@ -22,6 +21,7 @@ type Logprob = (u32, f32, u32);
 /// How long a wait for outputs may keep Python from noticing Ctrl-C.
 const SIGNAL_INTERVAL: Duration = Duration::from_millis(100);
 
+/// What one step produced for one sequence of a request.
 #[pyclass(frozen, get_all, module = "rustllm._core")]
 pub(crate) struct EngineOutput {
     request_id: String,
@@ -35,6 +35,7 @@ pub(crate) struct EngineOutput {
     num_preemptions: u32,
 }
 
+/// Counters and gauges of an engine at one moment.
 #[pyclass(frozen, get_all, module = "rustllm._core")]
 pub(crate) struct EngineStats {
     num_running: usize,
@@ -49,6 +50,7 @@ pub(crate) struct EngineStats {
     prefix_cache_hits: u64,
 }
 
+/// What an engine has loaded.
 #[pyclass(frozen, get_all, module = "rustllm._core")]
 pub(crate) struct ModelInfo {
     architecture: String,
@@ -66,6 +68,9 @@ pub(crate) struct ModelInfo {
     eos_token_ids: Vec<u32>,
 }
 
+/// The inference engine: token ids in, token ids out.
+///
+/// Requests run on a thread of the engine's own, batched continuously; `step` hands over what they produced.
 #[pyclass(frozen, module = "rustllm._core")]
 pub(crate) struct Engine {
     handle: EngineHandle,
@@ -147,6 +152,7 @@ impl Engine {
         Ok(Self { handle })
     }
 
+    /// What was loaded, and the limits that follow.
     #[getter]
     fn model_info(&self) -> ModelInfo {
         let info = self.handle.info();
@@ -167,6 +173,7 @@ impl Engine {
         }
     }
 
+    /// Queues one request.
     #[pyo3(signature = (request_id, prompt_token_ids, params, *, priority = 0, cache_salt = None))]
     fn add_request(
         &self,
@@ -181,6 +188,7 @@ impl Engine {
         self.add_requests(py, vec![(request_id, prompt, params, priority, cache_salt)])
     }
 
+    /// Queues (request_id, prompt_token_ids, params, priority, cache_salt) tuples at once: all, or none if one is bad.
     fn add_requests(&self, py: Python<'_>, requests: Vec<RequestTuple<'_>>) -> PyResult<()> {
         let read = |(request_id, prompt, params, priority, cache_salt): RequestTuple<'_>| {
             Ok(EngineRequest {
@@ -195,16 +203,23 @@ impl Engine {
         self.handle.add_requests(requests).map_err(|error| errors::engine(py, &error))
     }
 
+    /// Ends requests early: their last output says `abort`. Ignores ids it does not know.
     fn abort(&self, py: Python<'_>, request_ids: Vec<String>) -> PyResult<()> {
         self.handle.abort(request_ids).map_err(|error| errors::engine(py, &error))
     }
 
+    /// Waits for the next outputs and returns all there are; an empty list when nothing is unfinished or nothing came.
     #[pyo3(signature = (timeout = None))]
     fn step(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<EngineOutput>> {
         let end = match timeout.map(Duration::try_from_secs_f64) {
             Some(Ok(timeout)) => Instant::now().checked_add(timeout),
             Some(Err(_)) => {
-                return Err(errors::validation(py, "timeout must be a non-negative number of seconds", Some("timeout"), None));
+                return Err(errors::validation(
+                    py,
+                    "timeout must be a non-negative number of seconds",
+                    Some("timeout"),
+                    None,
+                ));
             }
             None => None,
         };
@@ -220,15 +235,18 @@ impl Engine {
         }
     }
 
+    /// Whether outputs are still to come from `step`.
     fn has_unfinished(&self) -> bool {
         self.handle.has_unfinished()
     }
 
+    /// Requests with outputs still to come.
     #[getter]
     fn num_unfinished(&self) -> usize {
         self.handle.num_unfinished()
     }
 
+    /// Counters and gauges as of the last step.
     fn stats(&self) -> EngineStats {
         let stats = self.handle.stats();
         EngineStats {
@@ -245,10 +263,12 @@ impl Engine {
         }
     }
 
+    /// Forgets cached prefixes; false, and nothing done, while requests run.
     fn reset_prefix_cache(&self, py: Python<'_>) -> PyResult<bool> {
         py.detach(|| self.handle.reset_prefix_cache()).map_err(|error| errors::engine(py, &error))
     }
 
+    /// Aborts everything and joins the engine thread. Idempotent.
     fn shutdown(&self, py: Python<'_>) {
         py.detach(|| self.handle.shutdown());
     }

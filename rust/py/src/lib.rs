@@ -9,11 +9,11 @@ use rustllm_cpu as cpu;
 
 #[pymodule]
 mod _core {
-    use super::{PyModule, PyModuleMethods, PyResult, Python, Bound, errors};
     #[pymodule_export]
     use super::engine::{Engine, EngineOutput, EngineStats, ModelInfo};
     #[pymodule_export]
     use super::sampling_params::check_sampling_params;
+    use super::{Bound, PyModule, PyModuleMethods, PyResult, Python, errors};
     #[pymodule_export]
     use super::{available_isas, default_num_threads, selected_isa, supported_architectures};
 
@@ -28,11 +28,13 @@ mod _core {
     }
 }
 
+/// Instruction sets this machine's CPU kernels can use, best last.
 #[pyfunction]
 fn available_isas() -> Vec<String> {
     cpu::available_isas().iter().map(ToString::to_string).collect()
 }
 
+/// The instruction set in use: the best available, or what `RUSTLLM_ISA` forces.
 #[pyfunction]
 fn selected_isa(py: Python<'_>) -> PyResult<String> {
     match cpu::select_isa() {
@@ -41,11 +43,13 @@ fn selected_isa(py: Python<'_>) -> PyResult<String> {
     }
 }
 
+/// Compute threads an engine starts when not told: the cores this process may use.
 #[pyfunction]
 fn default_num_threads() -> usize {
     cpu::default_num_threads()
 }
 
+/// The `architectures` entries of config.json that can be loaded, sorted.
 #[pyfunction]
 fn supported_architectures() -> Vec<&'static str> {
     rustllm_engine::supported_architectures()

@@ -76,7 +76,9 @@ impl<'py> Reader<'_, 'py> {
         if value.is_none() {
             return Ok(Vec::new());
         }
-        value.extract().map_err(|_| self.refuse(name, format!("{name} must contain only integers, none of them negative")))
+        value
+            .extract()
+            .map_err(|_| self.refuse(name, format!("{name} must contain only integers, none of them negative")))
     }
 
     fn logit_bias(&self) -> PyResult<Vec<(u32, f32)>> {
@@ -125,6 +127,7 @@ pub(crate) fn read(params: &Bound<'_, PyAny>) -> PyResult<SamplingParams> {
     Reader { params }.read()
 }
 
+/// Raises `ValidationError` if `params` breaks a rule that needs no model to check.
 #[pyfunction]
 pub(crate) fn check_sampling_params(params: &Bound<'_, PyAny>) -> PyResult<()> {
     let refused = |error: InvalidArgument| errors::invalid(params.py(), &error, Some(params));
