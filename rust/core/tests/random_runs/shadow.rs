@@ -269,10 +269,11 @@ impl ShadowEngine {
             let sequence = self.scheduler.sequence(scheduled.seq_id).expect("a scheduled sequence is readable");
             let states = self.states(sequence);
             assert!(scheduled.num_tokens > 0);
-            for position in scheduled.num_computed_tokens..scheduled.num_computed_tokens + scheduled.num_tokens {
+            let chunk = states.iter().enumerate().skip(scheduled.num_computed_tokens).take(scheduled.num_tokens);
+            for (position, state) in chunk {
                 let slot = self.slot(sequence, position);
                 assert!(written.insert(slot), "two rows of a step write slot {slot}");
-                self.slots[slot] = Some(states[position]);
+                self.slots[slot] = Some(*state);
             }
         }
         output

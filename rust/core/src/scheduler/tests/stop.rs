@@ -129,7 +129,7 @@ fn a_failed_sequence_leaves_nothing_in_the_cache() {
 #[test]
 fn a_failed_step_ends_its_sequences_and_is_forgotten_by_the_cache() {
     let mut scheduler =
-        setup().budget(20).build().with([request("a", 0, 9), request("b", 0, 9), request("c", 200, 20)]);
+        setup().budget(30).build().with([request("a", 0, 9), request("b", 100, 9), request("c", 200, 20)]);
     let output = scheduler.schedule();
     scheduler.abort("a");
     let updates = scheduler.fail_step(&output);
