@@ -20,27 +20,27 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 PROMPTS = (
     "def fibonacci(n):",
-    "class Stack:\n    def __init__(self):\n",
-    "import os\n\ndef list_files(path):\n",
+    "class Stack:\n    def __init__(self, items):",
+    "import os\n\ndef list_files(path):",
     'def is_prime(n):\n    """',
 )
 
 
-def print_perplexity(model: torch.nn.Module, folder: str, dtype: torch.dtype) -> None:
-    """Print perplexity and bits per byte of the held-out files, computed in ``dtype``."""
+def print_perplexity(folder: str) -> None:
+    """Print perplexity and bits per byte of the held-out files, the arithmetic in float32."""
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def loss(token_ids: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         logits = model(token_ids).logits.float()
         return functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
-    model = model.to(dtype)
     documents = collect().held_out
     stream = encode_stream(Tokenizer.from_file(f"{folder}/tokenizer.json"), documents)
     nats = held_out_loss(loss, stream, CONTEXT)
     num_bytes = sum(len(document.encode()) for document in documents)
     bits = nats * (len(stream) - 1) / math.log(2) / num_bytes
     print(
-        f"{dtype}: {len(documents)} files, {num_bytes} bytes, {len(stream)} tokens: "
+        f"{len(documents)} files, {num_bytes} bytes, {len(stream)} tokens: "
         f"loss {nats:.4f} perplexity {math.exp(nats):.3f} bits/byte {bits:.4f}"
     )
 
@@ -74,9 +74,7 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     if not arguments.samples_only:
-        model = AutoModelForCausalLM.from_pretrained(arguments.folder, dtype=torch.float32)
-        for dtype in (torch.float32, torch.bfloat16):
-            print_perplexity(model, arguments.folder, dtype)
+        print_perplexity(arguments.folder)
     print_samples(arguments.folder, arguments.max_new_tokens)
 
 
