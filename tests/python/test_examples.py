@@ -1,0 +1,28 @@
+"""Every script in examples/ runs and prints what it says it does."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent.parent / "examples"
+PRINTS = {
+    "async_stream.py": ["first: ", "second: ", "\n---\n"],
+    "generate.py": ["def fibonacci(n):", "class Stack:", "def list_files(path):"],
+    "token_engine.py": ["greedy 0 [", "sampled 1 [", "came from the prefix cache"],
+}
+
+
+def test_every_example_is_run() -> None:
+    assert {script.name for script in EXAMPLES.glob("*.py")} == set(PRINTS)
+
+
+@pytest.mark.parametrize("name", PRINTS)
+def test_example(name: str) -> None:
+    command = [sys.executable, "-W", "error", str(EXAMPLES / name)]
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stderr == ""
+    for text in PRINTS[name]:
+        assert text in finished.stdout
