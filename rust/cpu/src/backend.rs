@@ -70,7 +70,11 @@ impl CpuBackend {
         self.num_threads
     }
 
-    fn step(&self) -> MutexGuard<'_, Step> {
+    pub(crate) fn kernels(&self) -> &'static Kernels {
+        self.kernels
+    }
+
+    pub(crate) fn step(&self) -> MutexGuard<'_, Step> {
         // A panic in a kernel is caught in the pool and leaves the step whole.
         self.step.lock().unwrap_or_else(PoisonError::into_inner)
     }

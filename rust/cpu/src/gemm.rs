@@ -19,24 +19,12 @@
 #![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and panel")]
 #![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `LinearTask`'s")]
 
-use std::marker::PhantomData;
-
 use crate::simd::{LANES, Simd};
 
-/// Elements of `k` computed before the next rows are: what of the panels and of the rows stays in the caches.
-pub(crate) const K_BLOCK: usize = 512;
-
-/// Panels a task may have when its 16-bit weights are widened.
-pub(crate) const MAX_TASK_PANELS: usize = 8;
-
-/// Rows from which widening a block costs less than it saves.
-const WIDEN_ROWS: usize = 16;
-
-/// A kernel's share of a linear layer: all of its rows, some of the panels.
+/// A block of `k` of a share of a linear layer: some rows, some panels.
 ///
-/// Safety: pointers are valid for what the sizes say; `x` is padded with zeros to a whole step; `y`'s columns are this
-/// task's alone; `scratch` holds `MAX_TASK_PANELS * K_BLOCK * 16` elements where `rows` reaches [`WIDEN_ROWS`] and
-/// `cols` is then at most `MAX_TASK_PANELS * 16`.
+/// Safety: pointers are valid for what the sizes say; `x` is padded with zeros to a whole step; `y`'s rows and columns
+/// are this task's alone.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LinearTask {
     /// Activations in the form the product takes them.
@@ -50,17 +38,17 @@ pub(crate) struct LinearTask {
     /// Bytes from panel to panel.
     pub(crate) panel_bytes: usize,
     /// Length of the sums.
-    pub(crate) in_features: usize,
+    pub(crate) k: usize,
     /// The first row's first output.
     pub(crate) y: *mut f32,
     /// Elements from row to row of `y`.
     pub(crate) y_stride: usize,
     /// Outputs a row.
     pub(crate) cols: usize,
-    /// Added at the end; null for none.
+    /// Whether sums start here; else `y` holds those of the blocks before.
+    pub(crate) first: bool,
+    /// Added to the sums if this is the last block; null for none.
     pub(crate) bias: *const f32,
-    /// This thread's memory for widened panels.
-    pub(crate) scratch: *mut f32,
 }
 
 /// How a step of weights and activations is read and multiplied.
@@ -71,8 +59,6 @@ pub(crate) trait Product<S: Simd> {
     const X_BYTES: usize;
     /// Bytes of a weight.
     const W_BYTES: usize;
-    /// Whether blocks are widened for many rows.
-    const WIDENS: bool;
     /// A step of a panel, in registers.
     type Weights: Copy;
     /// A step of a row, in all lanes.
@@ -96,7 +82,6 @@ impl<S: Simd> Product<S> for F32 {
     const STEP: usize = 1;
     const X_BYTES: usize = 4;
     const W_BYTES: usize = 4;
-    const WIDENS: bool = false;
     type Weights = S::V;
     type Inputs = S::V;
 
@@ -122,7 +107,6 @@ impl<S: Simd> Product<S> for F16 {
     const STEP: usize = 1;
     const X_BYTES: usize = 4;
     const W_BYTES: usize = 2;
-    const WIDENS: bool = true;
     type Weights = S::V;
     type Inputs = S::V;
 
@@ -148,7 +132,6 @@ impl<S: Simd> Product<S> for Bf16 {
     const STEP: usize = 2;
     const X_BYTES: usize = 4;
     const W_BYTES: usize = 2;
-    const WIDENS: bool = true;
     type Weights = (S::V, S::V);
     type Inputs = (S::V, S::V);
 
@@ -181,7 +164,6 @@ impl Product<crate::simd::Avx512> for Bf16Dot {
     const STEP: usize = 2;
     const X_BYTES: usize = 2;
     const W_BYTES: usize = 2;
-    const WIDENS: bool = false;
     type Weights = std::arch::x86_64::__m512i;
     type Inputs = std::arch::x86_64::__m512i;
 
@@ -205,62 +187,9 @@ impl Product<crate::simd::Avx512> for Bf16Dot {
     }
 }
 
-/// A block of `k` of a task.
-struct Block<S, P> {
-    x: *const u8,
-    weights: *const u8,
-    panel_bytes: usize,
-    steps: usize,
-    first: bool,
-    last: bool,
-    product: PhantomData<(S, P)>,
-}
-
-/// Computes a task.
+/// Computes a task: tiles over rows in nearly equal runs, each over all panels.
 #[inline(always)]
 pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
-    let k_block = if task.rows > S::TILE_ROWS { K_BLOCK } else { task.in_features };
-    let widens = P::WIDENS && task.rows >= WIDEN_ROWS;
-    let mut k = 0;
-    loop {
-        let len = (task.in_features - k).min(k_block);
-        let (first, last) = (k == 0, k + len == task.in_features);
-        let x = task.x.add(k * P::X_BYTES);
-        let weights = task.weights.add(k * LANES * P::W_BYTES);
-        if widens {
-            let steps = len.div_ceil(P::STEP);
-            widen_panels::<S, P>(task, weights, steps);
-            let panel_bytes = steps * P::STEP * LANES * size_of::<f32>();
-            let weights = task.scratch.cast_const().cast();
-            let steps = steps * P::STEP;
-            tiles::<S, F32>(task, Block { x, weights, panel_bytes, steps, first, last, product: PhantomData });
-        } else {
-            let (steps, panel_bytes) = (len.div_ceil(P::STEP), task.panel_bytes);
-            tiles::<S, P>(task, Block { x, weights, panel_bytes, steps, first, last, product: PhantomData });
-        }
-        k += len;
-        if last {
-            return;
-        }
-    }
-}
-
-#[inline(always)]
-unsafe fn widen_panels<S: Simd, P: Product<S>>(task: &LinearTask, weights: *const u8, steps: usize) {
-    let mut to = task.scratch;
-    for panel in 0..task.cols.div_ceil(LANES) {
-        let mut from = weights.add(panel * task.panel_bytes);
-        for _ in 0..steps {
-            P::widen(P::weights(from), to);
-            from = from.add(P::STEP * LANES * P::W_BYTES);
-            to = to.add(P::STEP * LANES);
-        }
-    }
-}
-
-/// All tiles of a block: rows in nearly equal runs, each over all panels.
-#[inline(always)]
-unsafe fn tiles<S: Simd, P: Product<S>>(task: &LinearTask, block: Block<S, P>) {
     let runs = task.rows.div_ceil(S::TILE_ROWS);
     let mut row = 0;
     for run in 0..runs {
@@ -268,39 +197,53 @@ unsafe fn tiles<S: Simd, P: Product<S>>(task: &LinearTask, block: Block<S, P>) {
         let widest = S::TILE_PANELS[rows];
         let mut col = 0;
         while col < task.cols {
-            let left = (task.cols - col).div_ceil(LANES);
-            let panels = if left >= widest { widest } else { left.min(2) };
+            let panels = if (task.cols - col).div_ceil(LANES) >= widest { widest } else { 1 };
             macro_rules! dispatch {
                 ($($rows:literal: $($panels:literal)*;)*) => {
                     match (rows, panels) {
                         $($(
-                            ($rows, $panels) if const { $rows <= S::TILE_ROWS && $panels <= S::TILE_PANELS[$rows] } =>
-                                tile::<S, P, $rows, $panels>(task, &block, row, col),
+                            ($rows, $panels) if const {
+                                $rows <= S::TILE_ROWS && ($panels == 1 || $panels == S::TILE_PANELS[$rows])
+                            } => tile::<S, P, $rows, $panels>(task, row, col),
                         )*)*
                         _ => unreachable!("TILE_ROWS and TILE_PANELS name the tiles there are"),
                     }
                 };
             }
-            dispatch!(1: 1 2 4; 2: 1 2 4; 3: 1 2 4; 4: 1 2 4; 5: 1 2 4; 6: 1 2 4; 7: 1 2; 8: 1 2;);
+            dispatch!(1: 1 2 4; 2: 1 2 4; 3: 1 2 4; 4: 1 2 4; 5: 1 2 4; 6: 1 2 4;);
             col += panels * LANES;
         }
         row += rows;
     }
 }
 
+/// Widens a block of `k` of `panels` panels to float32 panels of a whole number of steps, one after another.
+#[inline(always)]
+pub(crate) unsafe fn widen<S: Simd, P: Product<S>>(
+    weights: *const u8,
+    panel_bytes: usize,
+    panels: usize,
+    k: usize,
+    mut to: *mut f32,
+) {
+    for panel in 0..panels {
+        let mut from = weights.add(panel * panel_bytes);
+        for _ in 0..k.div_ceil(P::STEP) {
+            P::widen(P::weights(from), to);
+            from = from.add(P::STEP * LANES * P::W_BYTES);
+            to = to.add(P::STEP * LANES);
+        }
+    }
+}
+
 /// `R` rows of `C` panels.
 #[inline(always)]
-unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(
-    task: &LinearTask,
-    block: &Block<S, P>,
-    row: usize,
-    col: usize,
-) {
+unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &LinearTask, row: usize, col: usize) {
     let y = task.y.add(row * task.y_stride + col);
     // Columns of the last panel of this tile.
     let tail = (task.cols - col - (C - 1) * LANES).min(LANES);
     let mut sums = [[S::splat(0.0); C]; R];
-    if !block.first {
+    if !task.first {
         for r in 0..R {
             for c in 0..C {
                 let from = y.add(r * task.y_stride + c * LANES);
@@ -308,11 +251,11 @@ unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(
             }
         }
     }
-    let mut x = block.x.add(row * task.x_stride);
-    let mut w = block.weights.add(col / LANES * block.panel_bytes);
-    for _ in 0..block.steps {
+    let mut x = task.x.add(row * task.x_stride);
+    let mut w = task.weights.add(col / LANES * task.panel_bytes);
+    for _ in 0..task.k.div_ceil(P::STEP) {
         for c in 0..C {
-            let weights = P::weights(w.add(c * block.panel_bytes));
+            let weights = P::weights(w.add(c * task.panel_bytes));
             for r in 0..R {
                 sums[r][c] = P::mul_add(P::inputs(x.add(r * task.x_stride)), weights, sums[r][c]);
             }
@@ -324,7 +267,7 @@ unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(
         for c in 0..C {
             let whole = c + 1 < C || tail == LANES;
             let mut sum = sums[r][c];
-            if block.last && !task.bias.is_null() {
+            if !task.bias.is_null() {
                 let bias = task.bias.add(col + c * LANES);
                 sum = S::add(sum, if whole { S::load(bias) } else { S::load_partial(bias, tail) });
             }

@@ -43,6 +43,10 @@ tables! {
     linear_f32 = gemm::linear<F32>(task: &LinearTask);
     linear_f16 = gemm::linear<F16>(task: &LinearTask);
     linear_bf16 = gemm::linear<Bf16>(task: &LinearTask);
+    widen_f16 = gemm::widen<F16>(weights: *const u8, panel_bytes: usize, panels: usize, k: usize, to: *mut f32);
+    widen_bf16 = gemm::widen<Bf16>(weights: *const u8, panel_bytes: usize, panels: usize, k: usize, to: *mut f32);
+    multiply_adds = probe::multiply_adds(iterations: usize, to: *mut f32);
+    read = probe::read(from: *const f32, n: usize, to: *mut f32);
     round_f16 = gemm::round_f16(x: *const f32, to: *mut f32, n: usize, padded: usize);
     round_bf16 = gemm::round_bf16(x: *const f32, to: *mut f32, n: usize, padded: usize);
     narrow_bf16 = gemm::narrow_bf16(x: *const f32, to: *mut u16, n: usize, padded: usize);

@@ -29,6 +29,7 @@ mod memory;
 mod norm;
 mod pack;
 mod pool;
+mod probe;
 mod simd;
 mod step;
 mod view;

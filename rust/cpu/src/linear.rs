@@ -14,12 +14,24 @@
 use rustllm_ops::{DType, Result};
 
 use crate::Isa;
-use crate::gemm::{K_BLOCK, LinearTask, MAX_TASK_PANELS};
+use crate::gemm::LinearTask;
 use crate::kernels::Kernels;
 use crate::pack::PackedWeight;
 use crate::simd::LANES;
 use crate::step::Step;
 use crate::view::View;
+
+/// Elements of `k` computed before the next rows are: what of the panels and of the rows stays in the caches.
+const K_BLOCK: usize = 512;
+
+/// Panels of a task with many rows: widened, a block of them takes half of a second-level cache of 512 KiB.
+const MAX_TASK_PANELS: usize = 8;
+
+/// Rows from which widening a block of 16-bit weights costs less than it saves.
+const WIDEN_ROWS: usize = 16;
+
+/// Rows up to which all of `k` is one block, for a register tile holds them all.
+const ONE_TILE_ROWS: usize = 6;
 
 /// Tasks a thread should find, so that an uneven machine finishes evenly.
 const TASKS_PER_THREAD: usize = 4;
@@ -47,7 +59,7 @@ impl Plan {
         // Whole register tiles.
         let mut task_panels = panels.div_ceil(wanted).next_multiple_of(4);
         if rows < 2 * MIN_TASK_ROWS {
-            if rows > 8 {
+            if rows > ONE_TILE_ROWS {
                 task_panels = task_panels.min(MAX_TASK_PANELS);
             }
             return Self { task_panels, task_rows: rows };
@@ -96,7 +108,7 @@ pub(crate) fn linear(
     let scratch = step.scratch(MAX_TASK_PANELS * K_BLOCK * LANES)?;
     let row_tasks = x.rows.div_ceil(plan.task_rows);
     let panel_tasks = weight.panels().div_ceil(plan.task_panels);
-    let kernel = kernels.linear(dtype);
+    let product = Product { kernels, dtype, x_bytes: size, in_features };
     let shared = Shared { inputs, weights: weight.as_ptr() };
     step.run(row_tasks * panel_tasks, |worker, index| {
         let shared = &shared;
@@ -108,17 +120,69 @@ pub(crate) fn linear(
             rows: plan.task_rows.min(x.rows - row),
             weights: shared.weights.wrapping_add(panel * weight.panel_bytes()),
             panel_bytes: weight.panel_bytes(),
-            in_features,
+            k: in_features,
             y: y.row(row).wrapping_add(col),
             y_stride: y.stride,
             cols: (plan.task_panels * LANES).min(out_features - col),
+            first: true,
             bias: bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const().wrapping_add(col)),
-            scratch: scratch.of(worker),
         };
         // SAFETY: inputs, weights and y have the sizes named, inputs are padded, tasks' columns and rows are their own,
         // the scratch is the worker's, and the kernels were chosen among those the machine runs.
-        unsafe { kernel(&task) };
+        unsafe { product.blocks(task, scratch.of(worker)) };
     })
+}
+
+/// What the tasks of a product share.
+struct Product<'a> {
+    kernels: &'a Kernels,
+    dtype: DType,
+    /// Bytes of an activation.
+    x_bytes: usize,
+    in_features: usize,
+}
+
+impl Product<'_> {
+    /// Computes a task block by block of `k`.
+    ///
+    /// # Safety
+    /// As [`LinearTask`] says of `task`, whose `k` is all of it; `scratch` holds `MAX_TASK_PANELS * K_BLOCK * 16` elements.
+    unsafe fn blocks(&self, task: LinearTask, scratch: *mut f32) {
+        let widen = match self.dtype {
+            DType::F16 if task.rows >= WIDEN_ROWS => Some(self.kernels.widen_f16),
+            DType::BF16 if task.rows >= WIDEN_ROWS && self.x_bytes == size_of::<f32>() => Some(self.kernels.widen_bf16),
+            _ => None,
+        };
+        let block = if task.rows > ONE_TILE_ROWS { K_BLOCK } else { self.in_features.max(1) };
+        let panels = task.cols.div_ceil(LANES);
+        for start in (0..self.in_features.max(1)).step_by(block) {
+            let k = block.min(self.in_features - start);
+            let last = start + k == self.in_features;
+            let part = LinearTask {
+                x: task.x.wrapping_add(start * self.x_bytes),
+                weights: task.weights.wrapping_add(start * LANES * self.dtype.size()),
+                k,
+                first: start == 0,
+                bias: if last { task.bias } else { std::ptr::null() },
+                ..task
+            };
+            // SAFETY: a block inside the task; what is widened is whole steps, and so is the padding of `x`.
+            unsafe {
+                match widen {
+                    None => (self.kernels.linear(self.dtype))(&part),
+                    Some(widen) => {
+                        debug_assert!(panels <= MAX_TASK_PANELS);
+                        widen(part.weights, part.panel_bytes, panels, k, scratch);
+                        let weights = scratch.cast_const().cast();
+                        // An odd `k` of bfloat16 panels has a partner of zeros.
+                        let k = if self.dtype == DType::BF16 { k.next_multiple_of(2) } else { k };
+                        let panel_bytes = k * LANES * size_of::<f32>();
+                        (self.kernels.linear_f32)(&LinearTask { weights, panel_bytes, k, ..part });
+                    }
+                }
+            }
+        }
+    }
 }
 
 /// Pointers that all tasks read.

@@ -5,11 +5,11 @@ use rustllm_ops::conformance::{Case, cases};
 use rustllm_ops::{Backend, DType, Error, KvCacheSpec};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
-    CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).unwrap()
+    CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
 }
 
 fn bits(case: &Case, backend: &CpuBackend) -> Vec<Vec<u32>> {
-    let rows = case.outputs(backend).unwrap();
+    let rows = case.outputs(backend).expect("the op works");
     rows.iter().map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
 }
 

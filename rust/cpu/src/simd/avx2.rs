@@ -50,7 +50,7 @@ impl Simd for Avx2 {
     type V = V;
     // 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
     const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 9] = [0, 4, 2, 2, 1, 1, 1, 1, 1];
+    const TILE_PANELS: [usize; 7] = [0, 4, 2, 2, 1, 1, 1];
     const QUERIES: usize = 4;
 
     #[inline(always)]

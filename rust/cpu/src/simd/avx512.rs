@@ -19,7 +19,7 @@ impl Simd for Avx512 {
     type V = __m512;
     // 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
     const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 9] = [0, 4, 4, 4, 4, 4, 4, 2, 2];
+    const TILE_PANELS: [usize; 7] = [0, 4, 4, 4, 4, 4, 4];
     const QUERIES: usize = 8;
 
     #[inline(always)]

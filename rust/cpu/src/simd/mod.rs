@@ -43,11 +43,11 @@ pub(crate) trait Simd: Copy + 'static {
     /// Sixteen lanes.
     type V: Copy;
 
-    /// Most rows of a linear layer's register tile, at most eight.
+    /// Most rows of a linear layer's register tile, at most six.
     const TILE_ROWS: usize;
     /// Panels of the register tile for a number of rows (index 0 is unused): 1, 2 or 4.
-    const TILE_PANELS: [usize; 9];
-    /// Queries that attention scores at once: 8 or 4.
+    const TILE_PANELS: [usize; 7];
+    /// Queries that attention scores at once, at most eight.
     const QUERIES: usize;
 
     unsafe fn splat(value: f32) -> Self::V;

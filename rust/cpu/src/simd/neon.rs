@@ -71,7 +71,7 @@ impl Simd for Neon {
     type V = V;
     // 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
     const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 9] = [0, 4, 2, 2, 1, 1, 1, 1, 1];
+    const TILE_PANELS: [usize; 7] = [0, 4, 2, 2, 1, 1, 1];
     const QUERIES: usize = 4;
 
     #[inline(always)]

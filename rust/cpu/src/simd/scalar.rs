@@ -38,9 +38,9 @@ fn larger(a: f32, b: f32) -> f32 {
 
 impl Simd for Scalar {
     type V = V;
-    const TILE_ROWS: usize = 4;
-    const TILE_PANELS: [usize; 9] = [0, 1, 1, 1, 1, 1, 1, 1, 1];
-    const QUERIES: usize = 4;
+    const TILE_ROWS: usize = 2;
+    const TILE_PANELS: [usize; 7] = [0, 1, 1, 1, 1, 1, 1];
+    const QUERIES: usize = 2;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> V {

@@ -1,0 +1,251 @@
+//! A row's result depends on that row (for attention: its sequence) alone, bit for bit: whatever stands beside it, however
+//! many threads run, whichever instruction set they use.
+
+use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
+use rustllm_ops::conformance::{
+    AttentionCase, DTYPES, attention_table, numbers, random_tensor, random_weight, rows_of,
+};
+use rustllm_ops::{
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, KvCacheSpec, Result, RopeTable, Tensor,
+};
+
+type Op<'a> = Box<dyn Fn(Tensor, &[u32]) -> Result<Tensor> + 'a>;
+
+/// Every instruction set with one and with several threads.
+fn backends() -> Vec<CpuBackend> {
+    let with = |isa, threads| CpuBackend::new(CpuOptions { num_threads: Some(threads), isa: Some(isa) });
+    let all = available_isas().into_iter().flat_map(|isa| [(isa, 1), (isa, 2), (isa, 3)]);
+    all.map(|(isa, threads)| with(isa, threads).expect("an available set")).collect()
+}
+
+fn bits(rows: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
+    rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+}
+
+/// Runs an op on a batch and on each of its rows alone, on every backend: all bits must be equal.
+///
+/// `prepare` makes the op for a backend, with the weights it needs; the op is given the positions of its rows in the batch.
+/// `exact` says whether the instruction set computes the same bits as the others.
+fn check(name: &str, cols: usize, exact: impl Fn(Isa) -> bool, prepare: impl Fn(&CpuBackend) -> Result<Op<'_>>) {
+    // Batches around the sizes of register tiles, of widening and of row cuts.
+    let sizes = [1, 2, 3, 5, 6, 7, 13, 16, 33, 130];
+    let all = numbers(130 * cols, 99);
+    let mut want: Option<Vec<Vec<u32>>> = None;
+    for backend in backends() {
+        let op = prepare(&backend).expect("memory");
+        let run = |first: usize, rows: usize| {
+            let x = backend.tensor(&all[first * cols..(first + rows) * cols], rows, cols).expect("memory");
+            let positions: Vec<u32> = (first as u32..(first + rows) as u32).collect();
+            bits(rows_of(&backend, &op(x, &positions).expect("the op works")).expect("rows"))
+        };
+        let alone: Vec<_> = (0..130).flat_map(|row| run(row, 1)).collect();
+        for rows in sizes {
+            let first = (130 - rows) / 2;
+            let same = run(first, rows) == alone[first..first + rows];
+            assert!(same, "{name}: {rows} rows on {} with {} threads", backend.isa(), backend.num_threads());
+        }
+        if exact(backend.isa()) {
+            let want = want.get_or_insert_with(|| alone.clone());
+            assert!(*want == alone, "{name}: {} with {} threads", backend.isa(), backend.num_threads());
+        }
+    }
+}
+
+#[test]
+fn linear() {
+    for dtype in DTYPES {
+        for (k, n) in [(1, 3), (515, 70), (64, 1100), (1040, 33)] {
+            let exact = |isa| !(isa == Isa::Avx512Bf16 && dtype == DType::BF16);
+            check(&format!("linear {dtype} [{n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, n, k, dtype, 1)?;
+                let bias = random_tensor(backend, 1, n, 2)?;
+                Ok(Box::new(move |x, _| backend.linear(&x, &weight, Some(&bias))))
+            });
+        }
+    }
+}
+
+#[test]
+fn norms() {
+    let cols = 1029;
+    check(
+        "rms_norm",
+        cols,
+        |_| true,
+        |backend| {
+            let weight = random_tensor(backend, 1, cols, 3)?;
+            Ok(Box::new(move |x, _| backend.rms_norm(&x, &weight, 1e-6)))
+        },
+    );
+    check(
+        "rms_norm of heads",
+        cols,
+        |_| true,
+        |backend| {
+            let weight = random_tensor(backend, 1, cols / 7, 3)?;
+            Ok(Box::new(move |x, _| backend.rms_norm(&x, &weight, 1e-6)))
+        },
+    );
+    check(
+        "layer_norm",
+        cols,
+        |_| true,
+        |backend| {
+            let (weight, bias) = (random_tensor(backend, 1, cols, 3)?, random_tensor(backend, 1, cols, 4)?);
+            Ok(Box::new(move |x, _| backend.layer_norm(&x, &weight, Some(&bias), 1e-5)))
+        },
+    );
+}
+
+#[test]
+fn fused_norms_are_the_ops_they_are_made_of() {
+    let cols = 1029;
+    for backend in backends() {
+        let inputs = || -> Result<_> {
+            let residual = random_tensor(&backend, 17, cols, 6)?;
+            let (weight, bias) = (random_tensor(&backend, 1, cols, 3)?, random_tensor(&backend, 1, cols, 4)?);
+            Ok((random_tensor(&backend, 17, cols, 5)?, residual, weight, bias))
+        };
+        let read = |x: &Tensor| bits(rows_of(&backend, x).unwrap());
+        let (x, mut fused, weight, bias) = inputs().unwrap();
+        let (_, mut plain, ..) = inputs().unwrap();
+        let rms = backend.add_rms_norm(&x, &mut fused, &weight, 1e-6).unwrap();
+        backend.add_assign(&mut plain, &x).unwrap();
+        assert!(read(&fused) == read(&plain));
+        assert!(read(&rms) == read(&backend.rms_norm(&plain, &weight, 1e-6).unwrap()));
+        let layer = backend.add_layer_norm(&x, &mut fused, &weight, Some(&bias), 1e-5).unwrap();
+        backend.add_assign(&mut plain, &x).unwrap();
+        assert!(read(&layer) == read(&backend.layer_norm(&plain, &weight, Some(&bias), 1e-5).unwrap()));
+    }
+}
+
+#[test]
+fn elementwise() {
+    let cols = 1030;
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+        let name = format!("{activation:?}");
+        check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.activation(&x, activation))));
+        let name = format!("gated {activation:?}");
+        check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.gated_activation(&x, activation))));
+    }
+    check(
+        "add_assign",
+        cols,
+        |_| true,
+        |backend| {
+            Ok(Box::new(|mut x, _| {
+                let y = x.clone();
+                backend.add_assign(&mut x, &y)?;
+                Ok(x)
+            }))
+        },
+    );
+}
+
+#[test]
+fn rotary() {
+    check(
+        "rotary",
+        5 * 72,
+        |_| true,
+        |backend| {
+            let rope = RopeTable::new(backend, 130, 48, 10_000.0, None)?;
+            Ok(Box::new(move |mut x, positions| {
+                backend.rotary(&mut x, &rope, &backend.indices(positions.to_vec())?, 72)?;
+                Ok(x)
+            }))
+        },
+    );
+}
+
+/// Writes and attends to a sequence of `len` tokens, chunk after chunk, in blocks dealt by `table`.
+fn chunked(
+    backend: &CpuBackend,
+    case: &AttentionCase,
+    len: usize,
+    chunks: &[usize],
+    table: &[u32],
+) -> Result<Vec<Vec<u32>>> {
+    let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.params;
+    let spec = KvCacheSpec {
+        num_layers: 1,
+        num_kv_heads,
+        head_dim,
+        block_size: case.block_size,
+        num_blocks: 1 + *table.iter().max().expect("a block") as usize,
+        dtype: case.dtype,
+    };
+    let cache = backend.alloc_kv_cache(&spec)?;
+    let (kv, q) = (num_kv_heads * head_dim, num_heads * head_dim);
+    let (keys, values, queries) = (numbers(len * kv, 1), numbers(len * kv, 2), numbers(len * q, 3));
+    let mut rows = Vec::new();
+    let mut start = 0;
+    for chunk in chunks {
+        let end = start + chunk;
+        let slot = |p: usize| table[p / case.block_size] * case.block_size as u32 + (p % case.block_size) as u32;
+        let metadata = AttentionMetadata {
+            positions: backend.indices((start as u32..end as u32).collect())?,
+            slot_mapping: backend.indices((start..end).map(slot).collect())?,
+            query_start_loc: backend.indices(vec![0, *chunk as u32])?,
+            seq_lens: backend.indices(vec![end as u32])?,
+            block_table: backend.indices(table.to_vec())?,
+            max_blocks_per_seq: table.len(),
+        };
+        let part = |values: &[f32], width: usize| backend.tensor(&values[start * width..end * width], *chunk, width);
+        backend.write_kv(&part(&keys, kv)?, &part(&values, kv)?, cache.layer(0), &metadata)?;
+        rows.extend(rows_of(
+            backend,
+            &backend.attention(&part(&queries, q)?, cache.layer(0), &metadata, &case.params)?,
+        )?);
+        start = end;
+    }
+    Ok(bits(rows))
+}
+
+#[test]
+fn attention_does_not_depend_on_chunks_blocks_or_threads() {
+    let len = 150;
+    for case in attention_table() {
+        let blocks = len_blocks(len, case.block_size);
+        let (forward, backward): (Vec<u32>, Vec<u32>) = ((0..blocks).collect(), (0..blocks).rev().collect());
+        let mut want = None;
+        for backend in backends() {
+            let run = |chunks: &[usize], table: &[u32]| chunked(&backend, &case, len, chunks, table).unwrap();
+            let whole = run(&[len], &forward);
+            assert!(whole == run(&[len], &backward), "blocks, {case:?}");
+            assert!(whole == run(&[1, 15, 1, 40, 3, 64, 25, 1], &forward), "chunks, {case:?}");
+            let want = want.get_or_insert_with(|| whole.clone());
+            assert!(*want == whole, "{} with {} threads, {case:?}", backend.isa(), backend.num_threads());
+            // The size of blocks is a matter of memory only.
+            let doubled = AttentionCase { block_size: 2 * case.block_size, ..case.clone() };
+            assert!(whole == chunked(&backend, &doubled, len, &[len], &forward).unwrap(), "block size, {case:?}");
+        }
+    }
+}
+
+fn len_blocks(len: usize, block_size: usize) -> u32 {
+    len.div_ceil(block_size) as u32
+}
+
+#[test]
+fn attention_of_a_sequence_does_not_depend_on_the_batch() {
+    for case in attention_table() {
+        for backend in backends() {
+            let together = bits(case.outputs(&backend).unwrap());
+            // The same sequences, each in a batch where the others have one token.
+            let mut row = 0;
+            for seq in 0..case.seqs.len() {
+                let mut alone = case.clone();
+                for (other, tokens) in alone.seqs.iter_mut().enumerate() {
+                    if other != seq {
+                        *tokens = (0, 1);
+                    }
+                }
+                let rows = case.seqs[seq].1;
+                let alone = bits(alone.outputs(&backend).unwrap());
+                assert!(alone[seq..seq + rows] == together[row..row + rows], "sequence {seq}, {case:?}");
+                row += rows;
+            }
+        }
+    }
+}
