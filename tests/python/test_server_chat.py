@@ -56,7 +56,9 @@ def test_answers_are_the_references(client: OpenAI, reference: dict[str, Any]) -
         [choice] = result.choices
         assert result.model_dump()["prompt_token_ids"] == completion["prompt_token_ids"]
         assert choice.model_dump()["token_ids"] == completion["token_ids"]
-        assert choice.message.content == completion["text"]
+        assert choice.message.content is not None
+        left_out = completion["text"].removeprefix(choice.message.content)
+        assert left_out in ("", "\ufffd"), "all but an unfinished character at the end"
         assert choice.finish_reason == completion["finish_reason"]
         assert result.usage is not None
         assert result.usage.completion_tokens == len(completion["token_ids"])
