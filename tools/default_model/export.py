@@ -64,11 +64,14 @@ def tokenizer_config(max_length: int) -> dict[str, object]:
 
 
 def generation_config(end_of_text_id: int) -> dict[str, object]:
-    """Return ``generation_config.json``: ids only, so that decoding stays greedy unless asked."""
+    """Return ``generation_config.json``: ids, and sampling that avoids greedy decoding's loops."""
     return {
         "bos_token_id": end_of_text_id,
+        "do_sample": True,
         "eos_token_id": end_of_text_id,
         "pad_token_id": end_of_text_id,
+        "temperature": 0.4,
+        "top_p": 0.9,
     }
 
 
