@@ -1,6 +1,8 @@
 //! The same request gives the same bits however it was run: alone, in a batch, in chunks, from the prefix cache, after
 //! preemption, on any number of threads. At every dtype, compared by the bits of the logprobs.
 
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 mod support;
 
 use std::collections::BTreeMap;

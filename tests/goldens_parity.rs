@@ -1,5 +1,7 @@
 //! The whole engine against transformers: every golden checkpoint, tokens equal and logprobs within the stated bound.
 
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 mod support;
 
 use std::path::Path;

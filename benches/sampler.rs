@@ -3,8 +3,8 @@
 use std::hint::black_box;
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use rustllm_core::SamplingParams;
-use rustllm_engine::sampler::{LogprobsMode, PenaltyState, Sampler, SamplerInput};
+use rustllm::core::SamplingParams;
+use rustllm::engine::sampler::{LogprobsMode, PenaltyState, Sampler, SamplerInput};
 
 const VOCAB_SIZE: usize = 150_000;
 
