@@ -132,18 +132,12 @@ class Tokenizer:
     ) -> list[list[int]]:
         """Token ids of several texts, on several threads."""
         for text in texts:
-            if not isinstance(text, str):
-                message = f"a prompt must be a string, got {type(text).__name__}"
-                raise invalid(message, parameter="prompt", value=text)
-        try:
-            if len(texts) == 1:
-                return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
-            encodings = self._backend.encode_batch_fast(
-                list(texts), add_special_tokens=add_special_tokens
-            )
-        except (UnicodeEncodeError, TypeError) as error:
-            message = "the prompt is not valid Unicode: it holds a lone surrogate"
-            raise invalid(message, parameter="prompt") from error
+            _check_text(text)
+        if len(texts) == 1:
+            return [self._backend.encode(texts[0], add_special_tokens=add_special_tokens).ids]
+        encodings = self._backend.encode_batch_fast(
+            list(texts), add_special_tokens=add_special_tokens
+        )
         return [encoding.ids for encoding in encodings]
 
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = False) -> str:
@@ -226,6 +220,18 @@ class Tokenizer:
         alone = self.decode([token_id])
         twice = self.decode([token_id, token_id])
         return twice[len(alone) :] if twice.startswith(alone) else alone
+
+
+def _check_text(text: Any) -> None:
+    """Refuses what is no text; versions of `tokenizers` differ in what they make of it."""
+    if not isinstance(text, str):
+        message = f"a prompt must be a string, got {type(text).__name__}"
+        raise invalid(message, parameter="prompt", value=text)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        message = "the prompt is not valid Unicode: it holds a lone surrogate"
+        raise invalid(message, parameter="prompt") from error
 
 
 def _load_backend(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:

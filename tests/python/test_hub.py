@@ -182,7 +182,7 @@ def test_the_hub_cannot_be_reached(hub: Hub, client: Client) -> None:
     nowhere = {"HF_ENDPOINT": "http://127.0.0.1:9"}
     assert client.folder("org/model", environment=nowhere) == folder, "the cache still serves"
     message = client.error("org/gated", environment=nowhere)
-    assert "cannot be reached: ConnectError" in message
+    assert "cannot be reached: " in message
     hub.broken = True
     assert "cannot be reached: HfHubHTTPError" in client.error("org/gated")
 
