@@ -8,12 +8,18 @@ use rustllm_ops::{Error, Result};
 /// Alignment of every buffer: a cache line, which is also the widest vector.
 const ALIGNMENT: usize = 64;
 
+/// Alignment that is asked of the allocator. Asked for more, Rust's system allocator clears the memory itself and so
+/// touches every page; asked for no more than `calloc` gives anyway, it leaves that to the operating system.
+const ALLOCATOR_ALIGNMENT: usize = 16;
+
 /// Zeroed bytes on a cache-line boundary.
 ///
 /// Large buffers come straight from the operating system, whose pages are zero and not there until touched: a cache
 /// for thousands of blocks costs memory as it fills.
 #[derive(Debug)]
 pub(crate) struct AlignedBytes {
+    /// What the allocator gave, up to a cache line before `ptr`.
+    allocation: NonNull<u8>,
     ptr: NonNull<u8>,
     len: usize,
 }
@@ -28,13 +34,21 @@ impl AlignedBytes {
     /// `len` zeroed bytes for `what`.
     pub(crate) fn zeroed(len: usize, what: &'static str) -> Result<Self> {
         if len == 0 {
-            return Ok(Self { ptr: NonNull::<Line>::dangling().cast(), len });
+            let ptr = NonNull::<Line>::dangling().cast();
+            return Ok(Self { allocation: ptr, ptr, len });
         }
         let no_memory = || Error::OutOfMemory { bytes: len, what };
-        let layout = Layout::from_size_align(len, ALIGNMENT).map_err(|_| no_memory())?;
+        let layout = Self::layout(len).ok_or_else(no_memory)?;
         // SAFETY: the layout's size is not zero.
-        let ptr = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
-        Ok(Self { ptr, len })
+        let allocation = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(no_memory)?;
+        // SAFETY: the offset is below `ALIGNMENT`, by which the allocation is longer than `len`.
+        let ptr = unsafe { allocation.add(allocation.align_offset(ALIGNMENT)) };
+        Ok(Self { allocation, ptr, len })
+    }
+
+    /// Of an allocation that holds `len` bytes from its first cache-line boundary on.
+    fn layout(len: usize) -> Option<Layout> {
+        Layout::from_size_align(len.checked_add(ALIGNMENT)?, ALLOCATOR_ALIGNMENT).ok()
     }
 
     /// The first byte. Valid for reads and writes of [`len`](Self::len) bytes.
@@ -54,9 +68,9 @@ struct Line;
 
 impl Drop for AlignedBytes {
     fn drop(&mut self) {
-        if self.len > 0 {
-            // SAFETY: `zeroed` allocated it with this layout, which was valid then.
-            unsafe { dealloc(self.ptr.as_ptr(), Layout::from_size_align_unchecked(self.len, ALIGNMENT)) };
+        if let Some(layout) = Self::layout(self.len).filter(|_| self.len > 0) {
+            // SAFETY: `zeroed` allocated it with this layout.
+            unsafe { dealloc(self.allocation.as_ptr(), layout) };
         }
     }
 }
@@ -83,6 +97,19 @@ mod tests {
             let content = unsafe { std::slice::from_raw_parts(bytes.as_ptr(), bytes.len()) };
             assert!(content.iter().all(|byte| *byte == 0));
         }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn takes_no_memory_until_touched() {
+        let resident_bytes = || {
+            let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
+            statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
+        };
+        let before = resident_bytes();
+        let bytes = AlignedBytes::zeroed(1 << 30, "test").unwrap();
+        let grown = resident_bytes().saturating_sub(before);
+        assert!(grown < bytes.len() / 4, "{grown} bytes became resident");
     }
 
     #[test]
