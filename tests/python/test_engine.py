@@ -156,6 +156,21 @@ def test_refuses_bad_prompts(engine: Engine, prompt: list[Any], message: str) ->
     assert not engine.has_unfinished()
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"priority": 2**31}, "priority must be an int of 32 bits"),
+        ({"priority": "high"}, "priority must be an int of 32 bits"),
+        ({"cache_salt": 7}, "cache_salt must be a str or None"),
+    ],
+)
+def test_refuses_bad_request_options(engine: Engine, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message) as caught:
+        engine.add_request("a", [1], GREEDY, **options)
+    assert caught.value.parameter == next(iter(options))
+    assert not engine.has_unfinished()
+
+
 def test_refuses_an_id_in_use(engine: Engine) -> None:
     engine.add_request("a", [1], GREEDY)
     with pytest.raises(ValidationError, match='request_id "a" is already in use'):

@@ -76,7 +76,9 @@ pub(crate) struct Engine {
     handle: EngineHandle,
 }
 
-type RequestTuple<'py> = (String, Vec<u32>, Bound<'py, PyAny>, i32, Option<String>);
+/// (request id, prompt token ids, params, priority, cache salt)
+type RequestTuple<'py> =
+    (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
 
 #[pymethods]
 impl Engine {
@@ -174,32 +176,26 @@ impl Engine {
     }
 
     /// Queues one request.
-    #[pyo3(signature = (request_id, prompt_token_ids, params, *, priority = 0, cache_salt = None))]
-    fn add_request(
+    #[pyo3(
+        signature = (request_id, prompt_token_ids, params, *, priority = None, cache_salt = None),
+        text_signature = "($self, request_id, prompt_token_ids, params, *, priority=0, cache_salt=None)"
+    )]
+    fn add_request<'py>(
         &self,
-        request_id: String,
-        prompt_token_ids: &Bound<'_, PyAny>,
-        params: Bound<'_, PyAny>,
-        priority: i32,
-        cache_salt: Option<String>,
+        request_id: Bound<'py, PyAny>,
+        prompt_token_ids: Bound<'py, PyAny>,
+        params: Bound<'py, PyAny>,
+        priority: Option<Bound<'py, PyAny>>,
+        cache_salt: Option<Bound<'py, PyAny>>,
     ) -> PyResult<()> {
         let py = params.py();
-        let prompt = read_prompt(prompt_token_ids)?;
-        self.add_requests(py, vec![(request_id, prompt, params, priority, cache_salt)])
+        let priority = priority.map_or_else(|| Ok(0i32.into_pyobject(py)?.into_any()), Ok::<_, PyErr>)?;
+        self.add_requests(py, vec![(request_id, prompt_token_ids, params, priority, cache_salt)])
     }
 
     /// Queues (request_id, prompt_token_ids, params, priority, cache_salt) tuples at once: all, or none if one is bad.
     fn add_requests(&self, py: Python<'_>, requests: Vec<RequestTuple<'_>>) -> PyResult<()> {
-        let read = |(request_id, prompt, params, priority, cache_salt): RequestTuple<'_>| {
-            Ok(EngineRequest {
-                request_id,
-                prompt_token_ids: prompt.into(),
-                params: Arc::new(sampling_params::read(&params)?),
-                priority,
-                cache_salt,
-            })
-        };
-        let requests = requests.into_iter().map(read).collect::<PyResult<Vec<_>>>()?;
+        let requests = requests.into_iter().map(read_request).collect::<PyResult<Vec<_>>>()?;
         self.handle.add_requests(requests).map_err(|error| errors::engine(py, &error))
     }
 
@@ -304,10 +300,25 @@ fn parse_overrides(json: Option<&str>) -> Result<Map<String, Value>, InvalidArgu
     })
 }
 
-fn read_prompt(prompt: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
-    prompt.extract().map_err(|_| {
-        let message = "prompt_token_ids must be a sequence of token ids, none of them negative";
-        errors::validation(prompt.py(), message, Some("prompt_token_ids"), Some(prompt.clone()))
+fn read_request((request_id, prompt, params, priority, cache_salt): RequestTuple<'_>) -> PyResult<EngineRequest> {
+    let prompt: Vec<u32> =
+        argument(&prompt, "prompt_token_ids", "a sequence of token ids, none of them negative or past 2**32")?;
+    Ok(EngineRequest {
+        request_id: argument(&request_id, "request_id", "a str")?,
+        prompt_token_ids: prompt.into(),
+        params: Arc::new(sampling_params::read(&params)?),
+        priority: argument(&priority, "priority", "an int of 32 bits")?,
+        cache_salt: cache_salt.map(|salt| argument(&salt, "cache_salt", "a str or None")).transpose()?,
+    })
+}
+
+/// An argument of the type that `expected` describes.
+fn argument<'py, T>(value: &Bound<'py, PyAny>, name: &str, expected: &str) -> PyResult<T>
+where
+    T: for<'a> FromPyObject<'a, 'py>,
+{
+    value.extract().map_err(|_| {
+        errors::validation(value.py(), &format!("{name} must be {expected}"), Some(name), Some(value.clone()))
     })
 }
 
