@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal
 
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 
 __all__ = ["ChatTemplateContentFormat", "Message", "is_conversation", "prepare_messages"]
 
@@ -46,16 +46,20 @@ def prepare_messages(
         message = (
             f"chat_template_content_format must be auto, string or openai, got {content_format!r}"
         )
-        raise invalid(message, parameter="chat_template_content_format", value=content_format)
+        raise ValidationError(
+            message, parameter="chat_template_content_format", value=content_format
+        )
     if not is_conversation(messages):
-        raise invalid("messages must be a list of messages", parameter="messages", value=messages)
+        raise ValidationError(
+            "messages must be a list of messages", parameter="messages", value=messages
+        )
     return [_prepare(message, content_format) for message in messages]
 
 
 def _prepare(message: Any, content_format: str) -> dict[str, Any]:
     if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
         text = f"each message must be a dict with a role, got {message!r}"
-        raise invalid(text, parameter="messages", value=message)
+        raise ValidationError(text, parameter="messages", value=message)
     prepared = dict(message)
     content = prepared.get("content")
     if isinstance(content, (list, tuple)):
@@ -67,7 +71,7 @@ def _prepare(message: Any, content_format: str) -> dict[str, Any]:
         )
     elif content is not None and not isinstance(content, str):
         text = f"content must be a string or a list of parts, got {type(content).__name__}"
-        raise invalid(text, parameter="messages", value=content)
+        raise ValidationError(text, parameter="messages", value=content)
     if prepared.get("tool_calls"):
         prepared["tool_calls"] = [_tool_call(call) for call in prepared["tool_calls"]]
     return prepared
@@ -80,7 +84,7 @@ def _text_part(part: Any) -> str:
     text = part.get(_TEXT_PARTS[kind]) if kind in _TEXT_PARTS else None
     if not isinstance(text, str):
         message = f"content parts must be text; {kind or type(part).__name__!r} is not supported"
-        raise invalid(message, parameter="messages", value=kind)
+        raise ValidationError(message, parameter="messages", value=kind)
     return text
 
 
@@ -88,12 +92,12 @@ def _tool_call(call: Any) -> Any:
     """The call with its arguments parsed: the chat APIs carry them as a string of JSON."""
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(function, Mapping):
-        raise invalid("a tool call must hold a function", parameter="messages", value=call)
+        raise ValidationError("a tool call must hold a function", parameter="messages", value=call)
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
             arguments = json.loads(arguments or "{}")
         except ValueError:
             message = f"tool call arguments must be JSON, got {arguments!r}"
-            raise invalid(message, parameter="messages", value=arguments) from None
+            raise ValidationError(message, parameter="messages", value=arguments) from None
     return {**call, "function": {**function, "arguments": arguments}}

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 
 if TYPE_CHECKING:
     import jinja2
@@ -56,9 +56,11 @@ def render_chat(
         ValidationError: a template that does not parse or refuses the messages.
     """
     if not messages:
-        raise invalid("messages must hold at least one message", parameter="messages", value=[])
+        raise ValidationError(
+            "messages must hold at least one message", parameter="messages", value=[]
+        )
     if add_generation_prompt and continue_final_message:
-        raise invalid(
+        raise ValidationError(
             "continue_final_message and add_generation_prompt cannot both be set: "
             "pass add_generation_prompt=False to continue the final message",
             parameter="continue_final_message",
@@ -66,7 +68,7 @@ def render_chat(
         )
     if reserved := sorted(_RESERVED & set(kwargs or ())):
         message = f"chat_template_kwargs cannot set {', '.join(reserved)}"
-        raise invalid(message, parameter="chat_template_kwargs", value=reserved)
+        raise ValidationError(message, parameter="chat_template_kwargs", value=reserved)
     conversation = [
         {key: value for key, value in _plain("messages", message).items() if value is not None}
         for message in messages
@@ -93,13 +95,13 @@ def _render(template: str, variables: dict[str, Any]) -> str:
         return _compiled(template).render(**variables)
     except jinja2.TemplateSyntaxError as error:
         message = f"the chat template does not parse: line {error.lineno}: {error.message}"
-        raise invalid(message, parameter="chat_template") from error
+        raise ValidationError(message, parameter="chat_template") from error
     except jinja2.TemplateError as error:
         message = f"the chat template refuses the messages: {error.message}"
-        raise invalid(message, parameter="messages") from error
+        raise ValidationError(message, parameter="messages") from error
     except Exception as error:  # the template's own code: an addition of str and None, say
         message = f"the chat template fails on the messages: {type(error).__name__}: {error}"
-        raise invalid(message, parameter="messages") from error
+        raise ValidationError(message, parameter="messages") from error
 
 
 def _mark_final(message: dict[str, Any]) -> str:
@@ -113,7 +115,7 @@ def _mark_final(message: dict[str, Any]) -> str:
             text: str = part["text"]
             part["text"] = text + _CONTINUE
             return text
-    raise invalid(
+    raise ValidationError(
         "continue_final_message needs a final message with text to continue",
         parameter="messages",
         value=message,
@@ -123,7 +125,7 @@ def _mark_final(message: dict[str, Any]) -> str:
 def _cut_at_mark(rendered: str, final_text: str) -> str:
     end = rendered.rfind(_CONTINUE.rstrip())
     if end < 0 or final_text.strip() not in rendered:
-        raise invalid(
+        raise ValidationError(
             "continue_final_message: the chat template does not render the final message",
             parameter="continue_final_message",
             value=True,
@@ -143,7 +145,7 @@ def _plain(field: str, value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [_plain(field, item) for item in value]
     message = f"{field} must be plain JSON data, got a {type(value).__name__}"
-    raise invalid(message, parameter=field, value=value)
+    raise ValidationError(message, parameter=field, value=value)
 
 
 @functools.lru_cache(maxsize=32)

@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.logger import warning_once
 from rustllm.unsupported_args import IGNORED, NEUTRAL
 
@@ -41,7 +41,7 @@ def parse_size(name: str, value: int | str) -> int:
         if size == int(size):
             return int(size)
     message = f"{name} must be a whole number such as 32768, 32k, 32K or 2GiB, got {value!r}"
-    raise invalid(message, parameter=name, value=value)
+    raise ValidationError(message, parameter=name, value=value)
 
 
 @dataclass
@@ -129,13 +129,13 @@ class EngineArgs:
             if value is not None:
                 setattr(self, name, parse_size(name, value))
         if self.tokenizer_mode not in ("auto", "hf"):
-            raise invalid(
+            raise ValidationError(
                 f"tokenizer_mode must be auto or hf, got {self.tokenizer_mode!r}",
                 parameter="tokenizer_mode",
                 value=self.tokenizer_mode,
             )
         if self.hf_overrides is not None and not isinstance(self.hf_overrides, dict):
-            raise invalid(
+            raise ValidationError(
                 "hf_overrides must be a dict of config.json fields, "
                 f"got {type(self.hf_overrides).__name__}",
                 parameter="hf_overrides",
@@ -179,11 +179,11 @@ def _check_foreign(name: str, value: Any, known: set[str]) -> None:
         accepted, reason = NEUTRAL[name]
         if value not in accepted:
             message = f"{name}={value!r} is not supported: {reason}"
-            raise invalid(message, parameter=name, value=value)
+            raise ValidationError(message, parameter=name, value=value)
     elif name in IGNORED:
         warning_once(f"{name} has no effect: {IGNORED[name]}")
     else:
         close = difflib.get_close_matches(name, [*known, *NEUTRAL, *IGNORED], n=1)
         hint = f"; did you mean {close[0]!r}?" if close else ""
         message = f"unknown engine argument {name!r}{hint}"
-        raise invalid(message, parameter=name, value=value)
+        raise ValidationError(message, parameter=name, value=value)

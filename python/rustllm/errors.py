@@ -27,8 +27,3 @@ class ModelLoadError(RustllmError, ValueError):
 
 class EngineDeadError(RustllmError, RuntimeError):
     """The engine has stopped and takes no more requests."""
-
-
-def invalid(message: str, *, parameter: str | None = None, value: Any = None) -> ValidationError:
-    """Makes a `ValidationError` that names the field to blame and what it held."""
-    return ValidationError(message, parameter, value)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from rustllm.engine_args import EngineArgs
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.json_files import read_json_object
 from rustllm.tokenizer import Tokenizer
 
@@ -52,7 +52,7 @@ def end_of_sequence_ids(
     if tokenizer is not None and tokenizer.eos_token_id is not None:
         ids.add(tokenizer.eos_token_id)
     if not all(isinstance(token_id, int) for token_id in ids):
-        raise invalid(
+        raise ValidationError(
             f"eos_token_id must be a token id or a list of them, got {listed!r}",
             parameter="eos_token_id",
             value=listed,
@@ -68,7 +68,7 @@ def _chosen_config(args: EngineArgs, folder: Path) -> dict[str, Any]:
     path = Path(args.generation_config).expanduser()
     path = path / "generation_config.json" if path.is_dir() else path
     if not path.is_file():
-        raise invalid(
+        raise ValidationError(
             "generation_config must be auto, vllm, or a folder with a generation_config.json, "
             f"got {args.generation_config!r}",
             parameter="generation_config",

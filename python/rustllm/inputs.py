@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import Any, Final, TypedDict
 
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 
 __all__ = [
     "ParsedPrompt",
@@ -82,7 +82,7 @@ def parse_prompt(prompt: Any) -> ParsedPrompt:
         "a prompt must be a string, a list of token ids, {'prompt': ...} or "
         f"{{'prompt_token_ids': ...}}, got {type(prompt).__name__}"
     )
-    raise invalid(message, parameter="prompt", value=prompt)
+    raise ValidationError(message, parameter="prompt", value=prompt)
 
 
 def parse_prompts(prompts: Any) -> list[ParsedPrompt]:
@@ -100,24 +100,24 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
         if key in _REFUSED_KEYS:
             if value is not None:
                 message = f"{key} is not supported: {_REFUSED_KEYS[key]}"
-                raise invalid(message, parameter=key)
+                raise ValidationError(message, parameter=key)
         elif key not in _KNOWN_KEYS:
             message = f"unknown prompt key {key!r}; known are {', '.join(sorted(_KNOWN_KEYS))}"
-            raise invalid(message, parameter=str(key), value=value)
+            raise ValidationError(message, parameter=str(key), value=value)
     text, token_ids = prompt.get("prompt"), prompt.get("prompt_token_ids")
     salt = prompt.get("cache_salt")
     if text is None and token_ids is None:
         message = "a prompt needs 'prompt' or 'prompt_token_ids'"
-        raise invalid(message, parameter="prompt", value=None)
+        raise ValidationError(message, parameter="prompt", value=None)
     if text is not None and not isinstance(text, str):
         message = f"prompt must be a string, got {type(text).__name__}"
-        raise invalid(message, parameter="prompt", value=text)
+        raise ValidationError(message, parameter="prompt", value=text)
     if token_ids is not None and not _is_token_ids(token_ids):
         message = "prompt_token_ids must be a list of integers"
-        raise invalid(message, parameter="prompt_token_ids", value=token_ids)
+        raise ValidationError(message, parameter="prompt_token_ids", value=token_ids)
     if salt is not None and (not isinstance(salt, str) or not salt):
         message = f"cache_salt must be a non-empty string, got {salt!r}"
-        raise invalid(message, parameter="cache_salt", value=salt)
+        raise ValidationError(message, parameter="cache_salt", value=salt)
     ids = None if token_ids is None else _read_token_ids(token_ids)
     return ParsedPrompt(text, ids, salt)
 
@@ -128,7 +128,7 @@ def _read_token_ids(values: Iterable[Any]) -> list[int]:
     for token_id in (min(token_ids, default=0), max(token_ids, default=0)):
         if not 0 <= token_id < 2**32:
             message = f"token ids must be in [0, 2**32), got {token_id}"
-            raise invalid(message, parameter="prompt_token_ids", value=token_id)
+            raise ValidationError(message, parameter="prompt_token_ids", value=token_id)
     return token_ids
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from rustllm.chat_messages import ChatTemplateContentFormat, Message, is_conversation
 from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.inputs import ParsedPrompt, PromptType, parse_prompts
 from rustllm.llm_engine import LLMEngine
 from rustllm.outputs import RequestOutput
@@ -239,12 +239,12 @@ def _one_each(name: str, values: Any, kind: type, count: int) -> list[Any]:
         return [values] * count
     if not isinstance(values, Sequence):
         message = f"{name} must be a {kind.__name__} or a list, got {type(values).__name__}"
-        raise invalid(message, parameter=name, value=values)
+        raise ValidationError(message, parameter=name, value=values)
     if len(values) != count:
         message = (
             f"The lengths of prompts and {name} must be the same: {count} prompts, {len(values)}"
         )
-        raise invalid(message, parameter=name, value=values)
+        raise ValidationError(message, parameter=name, value=values)
     return list(values)
 
 
@@ -252,4 +252,4 @@ def _refuse(**values: Any) -> None:
     """Refuses arguments that are vLLM's and not supported here."""
     for name, value in values.items():
         if value is not None:
-            raise invalid(f"{name} is not supported", parameter=name, value=value)
+            raise ValidationError(f"{name} is not supported", parameter=name, value=value)

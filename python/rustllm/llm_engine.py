@@ -7,7 +7,7 @@ from typing import Any
 
 from rustllm._core import EngineStats, ModelInfo
 from rustllm.engine_args import EngineArgs
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.inputs import PromptType, parse_prompt
 from rustllm.logger import logger
 from rustllm.model_loader import LoadedModel, load_model
@@ -156,5 +156,5 @@ class LLMEngine:
             ("reset_connector", reset_connector),
         ):
             if value:
-                raise invalid(f"{name}=True is not supported", parameter=name, value=value)
+                raise ValidationError(f"{name}=True is not supported", parameter=name, value=value)
         return self._engine.reset_prefix_cache()

@@ -11,7 +11,7 @@ from typing import Any
 
 from rustllm._core import Engine
 from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.generation_config import default_sampling_fields, end_of_sequence_ids
 from rustllm.hub import resolve_model, resolve_tokenizer
 from rustllm.sampling_params import SamplingParams
@@ -47,7 +47,7 @@ class LoadedModel:
             ValidationError: the engine was started without one.
         """
         if self.tokenizer is None:
-            raise invalid(
+            raise ValidationError(
                 "there is no tokenizer: the engine was started with skip_tokenizer_init=True",
                 parameter="skip_tokenizer_init",
                 value=True,

@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 
 from rustllm._core import EngineOutput
 from rustllm.completion_state import CompletionState, logprobs_by_token
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.outputs import CompletionOutput, PromptLogprobs, RequestOutput, RequestStateStats
 from rustllm.processor import EngineRequest
 from rustllm.sampling_params import RequestOutputKind
@@ -183,11 +183,11 @@ class OutputProcessor(Generic[Sink]):
         """
         if not isinstance(request_id, str):
             message = f"request_id must be a string, got {type(request_id).__name__}"
-            raise invalid(message, parameter="request_id", value=request_id)
+            raise ValidationError(message, parameter="request_id", value=request_id)
         engine_id = f"{next(self._counter)}-{request_id}"
         if self._engine_ids.setdefault(request_id, engine_id) != engine_id:
             message = f"request_id {request_id!r} is in use by a running request"
-            raise invalid(message, parameter="request_id", value=request_id)
+            raise ValidationError(message, parameter="request_id", value=request_id)
         state = RequestState(
             engine_id, request_id, request, self._tokenizer, sink, self._with_metrics
         )

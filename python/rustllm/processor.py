@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rustllm.chat_messages import ChatTemplateContentFormat, Message, prepare_messages
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.inputs import ParsedPrompt
 from rustllm.model_loader import LoadedModel
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
@@ -40,15 +40,15 @@ class _TokenizationKwargs:
             if name not in cls.__slots__:
                 message = f"tokenization_kwargs cannot hold {name!r}; it may hold "
                 message += ", ".join(cls.__slots__)
-                raise invalid(message, parameter="tokenization_kwargs", value={name: value})
+                raise ValidationError(message, parameter="tokenization_kwargs", value={name: value})
         read = cls(**(kwargs or {}))
         limit = read.truncate_prompt_tokens
         if limit is not None and (not isinstance(limit, int) or limit == 0 or limit < -1):
             message = f"truncate_prompt_tokens must be -1 or at least 1, got {limit!r}"
-            raise invalid(message, parameter="truncate_prompt_tokens", value=limit)
+            raise ValidationError(message, parameter="truncate_prompt_tokens", value=limit)
         if read.truncation_side not in ("left", "right"):
             message = f"truncation_side must be left or right, got {read.truncation_side!r}"
-            raise invalid(message, parameter="truncation_side", value=read.truncation_side)
+            raise ValidationError(message, parameter="truncation_side", value=read.truncation_side)
         return read
 
 
@@ -122,7 +122,7 @@ class Processor:
     ) -> SamplingParams:
         if not isinstance(params, SamplingParams):
             message = f"sampling_params must be SamplingParams, got {type(params).__name__}"
-            raise invalid(message, parameter="sampling_params", value=params)
+            raise ValidationError(message, parameter="sampling_params", value=params)
         params.verify_text_rules()
         prepared = params.clone()
         if output_kind is not None:
@@ -132,7 +132,7 @@ class Processor:
             if params.stop or params.bad_words:
                 name = "stop" if params.stop else "bad_words"
                 message = f"{name} needs a tokenizer, which skip_tokenizer_init=True left out"
-                raise invalid(message, parameter=name, value=getattr(params, name))
+                raise ValidationError(message, parameter=name, value=getattr(params, name))
             prepared.detokenize = False
         elif params.bad_words:
             prepared.bad_words_token_ids = _bad_words_token_ids(tokenizer, params.bad_words)
@@ -172,7 +172,7 @@ def _bad_words_token_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[lis
         spaced = tokenizer.encode(" " + word.lstrip(), add_special_tokens=False)
         if not bare:
             message = f"bad_words entries must tokenize to at least one token, {word!r} does not"
-            raise invalid(message, parameter="bad_words", value=word)
+            raise ValidationError(message, parameter="bad_words", value=word)
         sequences.append(bare)
         if spaced[-len(bare) :] != bare:
             sequences.append(spaced)

@@ -10,7 +10,7 @@ from enum import Enum, IntEnum
 from typing import Any, Final
 
 from rustllm import _core
-from rustllm.errors import invalid
+from rustllm.errors import ValidationError
 from rustllm.logger import warning_once
 
 __all__ = ["RequestOutputKind", "SamplingParams", "SamplingType"]
@@ -203,7 +203,7 @@ class SamplingParams:
             value = getattr(self, name)
             if value != _DEFAULTS[name]:
                 message = f"{name}={value!r} is not supported: {_UNSUPPORTED[name]}"
-                raise invalid(message, parameter=name, value=value)
+                raise ValidationError(message, parameter=name, value=value)
         self.stop = _strings("stop", self.stop)
         self.bad_words = _unique(_strings("bad_words", self.bad_words))
         self.stop_token_ids = _unique(_sequence("stop_token_ids", self.stop_token_ids))
@@ -231,7 +231,7 @@ class SamplingParams:
             ValidationError: an empty string, or strings without detokenization.
         """
         if not isinstance(self.output_kind, RequestOutputKind):
-            raise invalid(
+            raise ValidationError(
                 f"output_kind must be a RequestOutputKind, got {self.output_kind!r}",
                 parameter="output_kind",
                 value=self.output_kind,
@@ -239,9 +239,9 @@ class SamplingParams:
         for name, strings in (("stop", self.stop_strings), ("bad_words", self.bad_words or [])):
             if any(not text for text in strings):
                 message = f"{name} cannot contain an empty string."
-                raise invalid(message, parameter=name, value=strings)
+                raise ValidationError(message, parameter=name, value=strings)
         if self.stop and not self.detokenize:
-            raise invalid(
+            raise ValidationError(
                 "stop strings are only supported when detokenize is True. "
                 "Set detokenize=True to use stop.",
                 parameter="stop",
@@ -263,7 +263,7 @@ def _count(value: int | bool | None) -> int | None:
 def _require_number(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value):
         message = f"{name} must be a finite number, got {value!r}"
-        raise invalid(message, parameter=name, value=value)
+        raise ValidationError(message, parameter=name, value=value)
 
 
 def _sequence(name: str, value: Any) -> list[Any] | None:
@@ -271,7 +271,7 @@ def _sequence(name: str, value: Any) -> list[Any] | None:
         return None
     if isinstance(value, (str, bytes, Mapping)) or not isinstance(value, Iterable):
         message = f"{name} must be a list, got {value!r}"
-        raise invalid(message, parameter=name, value=value)
+        raise ValidationError(message, parameter=name, value=value)
     return list(value)
 
 
@@ -282,7 +282,7 @@ def _strings(name: str, value: Any) -> list[str]:
     for item in items:
         if not isinstance(item, str):
             message = f"{name} must contain only strings, got {item!r}"
-            raise invalid(message, parameter=name, value=value)
+            raise ValidationError(message, parameter=name, value=value)
     return items
 
 
@@ -298,7 +298,7 @@ def _integer_keys(bias: Any) -> dict[int, float]:
     try:
         return {int(token_id): value for token_id, value in bias.items()}
     except (AttributeError, TypeError, ValueError):
-        raise invalid(
+        raise ValidationError(
             "logit_bias contains key(s) that cannot be converted to integer token IDs",
             parameter="logit_bias",
             value=bias,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from rustllm.chat_template import render_chat
-from rustllm.errors import ModelLoadError, invalid
+from rustllm.errors import ModelLoadError, ValidationError
 from rustllm.json_files import read_json_object
 from rustllm.token_text import byte_level_bytes
 
@@ -150,7 +150,7 @@ class Tokenizer:
             return self._backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         except (OverflowError, TypeError) as error:
             message = "token ids must be integers from 0 to 4294967295"
-            raise invalid(message, parameter="token_ids", value=token_ids) from error
+            raise ValidationError(message, parameter="token_ids", value=token_ids) from error
 
     def get_chat_template(
         self, chat_template: str | None = None, *, tools: Sequence[Any] | None = None
@@ -174,7 +174,7 @@ class Tokenizer:
         message = "this model's tokenizer has no chat template: pass chat_template="
         if known:
             message = f"this model has no default chat template: pass chat_template= one of {known}"
-        raise invalid(message, parameter="chat_template")
+        raise ValidationError(message, parameter="chat_template")
 
     def apply_chat_template(
         self,
@@ -226,12 +226,12 @@ def _check_text(text: Any) -> None:
     """Refuses what is no text; versions of `tokenizers` differ in what they make of it."""
     if not isinstance(text, str):
         message = f"a prompt must be a string, got {type(text).__name__}"
-        raise invalid(message, parameter="prompt", value=text)
+        raise ValidationError(message, parameter="prompt", value=text)
     try:
         text.encode()
     except UnicodeEncodeError as error:
         message = "the prompt is not valid Unicode: it holds a lone surrogate"
-        raise invalid(message, parameter="prompt") from error
+        raise ValidationError(message, parameter="prompt") from error
 
 
 def _load_backend(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokenizer:
