@@ -140,7 +140,7 @@ class ServerThread:
         return ask(self.url, method, path, body, headers)
 
     def stop(self) -> None:
-        self._server.should_exit = True
+        self._server.handle_exit(signal.SIGTERM, None)
         self._thread.join(TIMEOUT)
         self.engine.shutdown()
 

@@ -117,6 +117,8 @@ class Server(uvicorn.Server):
         self._model = model
         self._endpoint = endpoint
         self._aborting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._told_to_stop = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listens, and says where."""
@@ -127,6 +129,13 @@ class Server(uvicorn.Server):
         listener = (sockets or [])[0]
         print(f"rustllm: serving {self._model.names[0]} at {self._url(listener)}", flush=True)
 
+    async def main_loop(self) -> None:
+        """Sleeps until told to stop; wakes only for uvicorn's once-a-second work."""
+        self._loop = asyncio.get_running_loop()
+        while not await self.on_tick(0):
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._told_to_stop.wait(), 1.0)
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """First signal: stop gracefully. Any further one: at once."""
         if self.should_exit:
@@ -134,6 +143,8 @@ class Server(uvicorn.Server):
             for connection in list(self.server_state.connections):
                 connection.transport.abort()
         self.should_exit = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._told_to_stop.set)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Waits for running requests, and aborts those that take too long."""
