@@ -51,24 +51,24 @@ pub(crate) struct LinearTask {
     pub(crate) bias: *const f32,
 }
 
-/// How a step of weights and activations is read and multiplied.
+/// How weights and activations are read and multiplied: in steps of `STEP` elements of `k`, each in `PARTS`.
 pub(crate) trait Product<S: Simd> {
     /// Elements of `k` a step takes.
     const STEP: usize;
+    /// Vectors a step is computed in, in order.
+    const PARTS: usize;
     /// Bytes of an activation.
     const X_BYTES: usize;
     /// Bytes of a weight.
     const W_BYTES: usize;
-    /// A step of a panel, in registers.
+    /// A part of a panel's step, in registers.
     type Weights: Copy;
-    /// A step of a row, in all lanes.
+    /// A part of a row's step, in all lanes.
     type Inputs: Copy;
 
-    unsafe fn weights(from: *const u8) -> Self::Weights;
-    unsafe fn inputs(from: *const u8) -> Self::Inputs;
+    unsafe fn weights(from: *const u8, part: usize) -> Self::Weights;
+    unsafe fn inputs(from: *const u8, part: usize) -> Self::Inputs;
     unsafe fn mul_add(x: Self::Inputs, w: Self::Weights, sum: S::V) -> S::V;
-    /// Stores a step as `STEP` vectors of float32.
-    unsafe fn widen(w: Self::Weights, to: *mut f32);
 }
 
 /// Float32 weights.
@@ -78,82 +78,38 @@ pub(crate) struct F16;
 /// bfloat16 weights, activations rounded to bfloat16 and kept as float32.
 pub(crate) struct Bf16;
 
-impl<S: Simd> Product<S> for F32 {
-    const STEP: usize = 1;
-    const X_BYTES: usize = 4;
-    const W_BYTES: usize = 4;
-    type Weights = S::V;
-    type Inputs = S::V;
+/// The products of float32 vectors differ in how weights become one.
+macro_rules! float32_product {
+    ($name:ident, $step:literal, $bytes:literal, |$from:ident, $part:ident| $load:expr) => {
+        impl<S: Simd> Product<S> for $name {
+            const STEP: usize = $step;
+            const PARTS: usize = $step;
+            const X_BYTES: usize = 4;
+            const W_BYTES: usize = $bytes;
+            type Weights = S::V;
+            type Inputs = S::V;
 
-    #[inline(always)]
-    unsafe fn weights(from: *const u8) -> S::V {
-        S::load(from.cast())
-    }
-    #[inline(always)]
-    unsafe fn inputs(from: *const u8) -> S::V {
-        S::splat(*from.cast::<f32>())
-    }
-    #[inline(always)]
-    unsafe fn mul_add(x: S::V, w: S::V, sum: S::V) -> S::V {
-        S::mul_add(x, w, sum)
-    }
-    #[inline(always)]
-    unsafe fn widen(w: S::V, to: *mut f32) {
-        S::store(to, w);
-    }
+            #[inline(always)]
+            unsafe fn weights($from: *const u8, $part: usize) -> S::V {
+                $load
+            }
+            #[inline(always)]
+            unsafe fn inputs(from: *const u8, part: usize) -> S::V {
+                S::splat(*from.cast::<f32>().add(part))
+            }
+            #[inline(always)]
+            unsafe fn mul_add(x: S::V, w: S::V, sum: S::V) -> S::V {
+                S::mul_add(x, w, sum)
+            }
+        }
+    };
 }
 
-impl<S: Simd> Product<S> for F16 {
-    const STEP: usize = 1;
-    const X_BYTES: usize = 4;
-    const W_BYTES: usize = 2;
-    type Weights = S::V;
-    type Inputs = S::V;
-
-    #[inline(always)]
-    unsafe fn weights(from: *const u8) -> S::V {
-        S::load_f16(from.cast())
-    }
-    #[inline(always)]
-    unsafe fn inputs(from: *const u8) -> S::V {
-        S::splat(*from.cast::<f32>())
-    }
-    #[inline(always)]
-    unsafe fn mul_add(x: S::V, w: S::V, sum: S::V) -> S::V {
-        S::mul_add(x, w, sum)
-    }
-    #[inline(always)]
-    unsafe fn widen(w: S::V, to: *mut f32) {
-        S::store(to, w);
-    }
-}
-
-impl<S: Simd> Product<S> for Bf16 {
-    const STEP: usize = 2;
-    const X_BYTES: usize = 4;
-    const W_BYTES: usize = 2;
-    type Weights = (S::V, S::V);
-    type Inputs = (S::V, S::V);
-
-    #[inline(always)]
-    unsafe fn weights(from: *const u8) -> (S::V, S::V) {
-        S::load_bf16_pairs(from.cast())
-    }
-    #[inline(always)]
-    unsafe fn inputs(from: *const u8) -> (S::V, S::V) {
-        let from = from.cast::<f32>();
-        (S::splat(*from), S::splat(*from.add(1)))
-    }
-    #[inline(always)]
-    unsafe fn mul_add(x: (S::V, S::V), w: (S::V, S::V), sum: S::V) -> S::V {
-        S::mul_add(x.1, w.1, S::mul_add(x.0, w.0, sum))
-    }
-    #[inline(always)]
-    unsafe fn widen(w: (S::V, S::V), to: *mut f32) {
-        S::store(to, w.0);
-        S::store(to.add(LANES), w.1);
-    }
-}
+float32_product!(F32, 1, 4, |from, _part| S::load(from.cast()));
+float32_product!(F16, 1, 2, |from, _part| S::load_f16(from.cast()));
+float32_product!(Bf16, 2, 2, |from, part| {
+    if part == 0 { S::load_bf16_even(from.cast()) } else { S::load_bf16_odd(from.cast()) }
+});
 
 /// bfloat16 weights and activations through `vdpbf16ps`.
 #[cfg(target_arch = "x86_64")]
@@ -162,17 +118,18 @@ pub(crate) struct Bf16Dot;
 #[cfg(target_arch = "x86_64")]
 impl Product<crate::simd::Avx512> for Bf16Dot {
     const STEP: usize = 2;
+    const PARTS: usize = 1;
     const X_BYTES: usize = 2;
     const W_BYTES: usize = 2;
     type Weights = std::arch::x86_64::__m512i;
     type Inputs = std::arch::x86_64::__m512i;
 
     #[inline(always)]
-    unsafe fn weights(from: *const u8) -> Self::Weights {
+    unsafe fn weights(from: *const u8, _part: usize) -> Self::Weights {
         std::arch::x86_64::_mm512_loadu_si512(from.cast())
     }
     #[inline(always)]
-    unsafe fn inputs(from: *const u8) -> Self::Inputs {
+    unsafe fn inputs(from: *const u8, _part: usize) -> Self::Inputs {
         std::arch::x86_64::_mm512_set1_epi32(from.cast::<i32>().read_unaligned())
     }
     #[inline(always)]
@@ -180,10 +137,6 @@ impl Product<crate::simd::Avx512> for Bf16Dot {
         use std::arch::x86_64::{__m512bh, __m512i, _mm512_dpbf16_ps};
         let as_pairs = |v: __m512i| std::mem::transmute::<__m512i, __m512bh>(v);
         _mm512_dpbf16_ps(sum, as_pairs(x), as_pairs(w))
-    }
-    #[inline(always)]
-    unsafe fn widen(_: Self::Weights, _: *mut f32) {
-        unreachable!("dot products take the weights as they are")
     }
 }
 
@@ -219,7 +172,7 @@ pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
 
 /// Widens a block of `k` of `panels` panels to float32 panels of a whole number of steps, one after another.
 #[inline(always)]
-pub(crate) unsafe fn widen<S: Simd, P: Product<S>>(
+pub(crate) unsafe fn widen<S: Simd, P: Product<S, Weights = S::V>>(
     weights: *const u8,
     panel_bytes: usize,
     panels: usize,
@@ -229,9 +182,11 @@ pub(crate) unsafe fn widen<S: Simd, P: Product<S>>(
     for panel in 0..panels {
         let mut from = weights.add(panel * panel_bytes);
         for _ in 0..k.div_ceil(P::STEP) {
-            P::widen(P::weights(from), to);
+            for part in 0..P::PARTS {
+                S::store(to, P::weights(from, part));
+                to = to.add(LANES);
+            }
             from = from.add(P::STEP * LANES * P::W_BYTES);
-            to = to.add(P::STEP * LANES);
         }
     }
 }
@@ -254,10 +209,12 @@ unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &Li
     let mut x = task.x.add(row * task.x_stride);
     let mut w = task.weights.add(col / LANES * task.panel_bytes);
     for _ in 0..task.k.div_ceil(P::STEP) {
-        for c in 0..C {
-            let weights = P::weights(w.add(c * task.panel_bytes));
-            for r in 0..R {
-                sums[r][c] = P::mul_add(P::inputs(x.add(r * task.x_stride)), weights, sums[r][c]);
+        for part in 0..P::PARTS {
+            for c in 0..C {
+                let weights = P::weights(w.add(c * task.panel_bytes), part);
+                for r in 0..R {
+                    sums[r][c] = P::mul_add(P::inputs(x.add(r * task.x_stride), part), weights, sums[r][c]);
+                }
             }
         }
         x = x.add(P::STEP * P::X_BYTES);

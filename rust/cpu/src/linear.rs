@@ -28,7 +28,7 @@ const K_BLOCK: usize = 512;
 const MAX_TASK_PANELS: usize = 8;
 
 /// Rows from which widening a block of 16-bit weights costs less than it saves.
-const WIDEN_ROWS: usize = 16;
+const WIDEN_ROWS: usize = 32;
 
 /// Rows up to which all of `k` is one block, for a register tile holds them all.
 const ONE_TILE_ROWS: usize = 6;

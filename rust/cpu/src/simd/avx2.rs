@@ -75,12 +75,15 @@ impl Simd for Avx2 {
         V(widen_bf16(_mm_loadu_si128(from.cast())), widen_bf16(_mm_loadu_si128(from.add(8).cast())))
     }
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u16) -> (V, V) {
-        let high = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+    unsafe fn load_bf16_even(from: *const u16) -> V {
         let (a, b) = (_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(16).cast()));
-        let even = V(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)));
-        let odd = V(_mm256_castsi256_ps(_mm256_and_si256(a, high)), _mm256_castsi256_ps(_mm256_and_si256(b, high)));
-        (even, odd)
+        V(_mm256_castsi256_ps(_mm256_slli_epi32::<16>(a)), _mm256_castsi256_ps(_mm256_slli_epi32::<16>(b)))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_odd(from: *const u16) -> V {
+        let high = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
+        let (a, b) = (_mm256_loadu_ps(from.cast()), _mm256_loadu_ps(from.add(16).cast()));
+        V(_mm256_and_ps(a, high), _mm256_and_ps(b, high))
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

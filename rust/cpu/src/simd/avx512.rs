@@ -43,10 +43,13 @@ impl Simd for Avx512 {
         _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()))))
     }
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u16) -> (__m512, __m512) {
-        let pairs = _mm512_loadu_si512(from.cast());
-        let odd = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32 as i32));
-        (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(odd))
+    unsafe fn load_bf16_even(from: *const u16) -> __m512 {
+        _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_odd(from: *const u16) -> __m512 {
+        let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+        _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), high))
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

@@ -57,8 +57,10 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_f16(from: *const u16) -> Self::V;
     /// Sixteen bfloat16, widened.
     unsafe fn load_bf16(from: *const u16) -> Self::V;
-    /// Thirty-two bfloat16, widened: those at even places, those at odd places.
-    unsafe fn load_bf16_pairs(from: *const u16) -> (Self::V, Self::V);
+    /// Of thirty-two bfloat16 those at even places, widened.
+    unsafe fn load_bf16_even(from: *const u16) -> Self::V;
+    /// Of thirty-two bfloat16 those at odd places, widened.
+    unsafe fn load_bf16_odd(from: *const u16) -> Self::V;
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -213,11 +215,11 @@ mod tests {
             let f: Vec<u16> = HARD.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
             let b: Vec<u16> = (0..32).map(|i| bf16::from_f32(i as f32 - 7.5).to_bits()).collect();
             let (halves, first, pairs) = unsafe {
-                let pairs = S::load_bf16_pairs(b.as_ptr());
+                let (even, odd) = (S::load_bf16_even(b.as_ptr()), S::load_bf16_odd(b.as_ptr()));
                 (
                     lanes::<S>(S::load_f16(f.as_ptr())),
                     lanes::<S>(S::load_bf16(b.as_ptr())),
-                    (lanes::<S>(pairs.0), lanes::<S>(pairs.1)),
+                    (lanes::<S>(even), lanes::<S>(odd)),
                 )
             };
             for i in 0..LANES {

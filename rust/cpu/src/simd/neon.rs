@@ -108,12 +108,16 @@ impl Simd for Neon {
         ])
     }
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u16) -> (V, V) {
+    unsafe fn load_bf16_even(from: *const u16) -> V {
         let from = from.cast::<u32>();
         let pairs = [vld1q_u32(from), vld1q_u32(from.add(4)), vld1q_u32(from.add(8)), vld1q_u32(from.add(12))];
-        let even = pairs.map(|pair| vreinterpretq_f32_u32(vshlq_n_u32::<16>(pair)));
-        let odd = pairs.map(|pair| vreinterpretq_f32_u32(vandq_u32(pair, vdupq_n_u32(0xffff_0000))));
-        (V(even), V(odd))
+        V(pairs.map(|pair| vreinterpretq_f32_u32(vshlq_n_u32::<16>(pair))))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_odd(from: *const u16) -> V {
+        let from = from.cast::<u32>();
+        let pairs = [vld1q_u32(from), vld1q_u32(from.add(4)), vld1q_u32(from.add(8)), vld1q_u32(from.add(12))];
+        V(pairs.map(|pair| vreinterpretq_f32_u32(vandq_u32(pair, vdupq_n_u32(0xffff_0000)))))
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

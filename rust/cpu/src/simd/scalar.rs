@@ -63,10 +63,12 @@ impl Simd for Scalar {
         from.cast::<[u16; LANES]>().read_unaligned().map(|bits| f32::from_bits(u32::from(bits) << 16))
     }
     #[inline(always)]
-    unsafe fn load_bf16_pairs(from: *const u16) -> (V, V) {
-        let pairs = from.cast::<[[u16; 2]; LANES]>().read_unaligned();
-        let widen = |bits: u16| f32::from_bits(u32::from(bits) << 16);
-        (pairs.map(|pair| widen(pair[0])), pairs.map(|pair| widen(pair[1])))
+    unsafe fn load_bf16_even(from: *const u16) -> V {
+        from.cast::<[[u16; 2]; LANES]>().read_unaligned().map(|pair| f32::from_bits(u32::from(pair[0]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_bf16_odd(from: *const u16) -> V {
+        from.cast::<[[u16; 2]; LANES]>().read_unaligned().map(|pair| f32::from_bits(u32::from(pair[1]) << 16))
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {
