@@ -155,8 +155,9 @@ class SamplingParams:
         """
         bias = values.get("logit_bias")
         if bias is not None:
+            # In this order a NaN stays one, for the rules to refuse.
             values["logit_bias"] = {
-                token_id: min(100.0, max(-100.0, value))
+                token_id: min(max(value, -100.0), 100.0)
                 for token_id, value in _integer_keys(bias).items()
             }
         keeps_none = {"max_tokens"}

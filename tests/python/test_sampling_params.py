@@ -170,6 +170,11 @@ def test_unknown_fields_are_refused() -> None:
         SamplingParams(best_of=2)  # type: ignore[call-arg]
 
 
+def test_clamping_a_bias_does_not_hide_one_that_is_no_number() -> None:
+    with pytest.raises(ValidationError, match="logit_bias"):
+        SamplingParams.from_optional(logit_bias={1: float("nan")})
+
+
 def test_from_optional() -> None:
     params = SamplingParams.from_optional(
         n=None, temperature=None, top_k=5, logit_bias={"3": 500, "4": -500}, max_tokens=None
