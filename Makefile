@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRATES := --workspace --exclude rustllm-py
 
-.PHONY: help demo build wheel test test-rust test-python lint fmt bench clean
+.PHONY: help demo build wheel test test-rust test-python lint check-aarch64 fmt bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -42,6 +42,9 @@ lint: $(BIN)/pytest build ## clippy, rustfmt, ruff, mypy, and the stubs against 
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest rustllm._core
+
+check-aarch64: ## Compile the CPU kernels for aarch64
+	tools/aarch64/check.sh
 
 fmt: $(BIN)/pytest ## Format everything
 	cargo fmt --all
