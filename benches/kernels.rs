@@ -5,12 +5,12 @@
 
 use std::hint::black_box;
 
-use criterion::{BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime};
+use criterion::{
+    BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
+};
 use rustllm::cpu::{CpuBackend, CpuOptions};
 use rustllm::ops::conformance::{random_tensor, random_weight};
-use rustllm::ops::{
-    AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCacheSpec, Result, Tensor, Weight,
-};
+use rustllm::ops::{AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCacheSpec, Result, Tensor, Weight};
 
 /// More than caches hold: weights are read from memory, as in a model.
 const WEIGHT_BYTES: usize = 256 << 20;
