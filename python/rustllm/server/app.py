@@ -15,6 +15,7 @@ from rustllm.server.security import (
     ApiKeys,
     BodyLimitMiddleware,
     RequestIdMiddleware,
+    RootPathMiddleware,
     public,
 )
 from rustllm.server.served_model import ServedModel
@@ -26,7 +27,6 @@ def build_app(model: ServedModel, options: ServerOptions) -> FastAPI:
     app = FastAPI(
         title="rustllm",
         version=rustllm.__version__,
-        root_path=options.root_path,
         docs_url=None,
         redoc_url=None,
     )
@@ -66,6 +66,8 @@ def _add_layers(app: FastAPI, options: ServerOptions) -> None:
             allow_credentials=options.allow_credentials,
         )
     app.add_middleware(RequestIdMiddleware)
+    if options.root_path:
+        app.add_middleware(RootPathMiddleware, root_path=options.root_path)
 
 
 class _StatusRoutes:

@@ -41,6 +41,18 @@ def is_public(route: BaseRoute) -> bool:
     return getattr(getattr(route, "endpoint", None), _PUBLIC, False) is True
 
 
+class RootPathMiddleware:
+    """Lets requests come with or without the prefix under which a proxy serves this server."""
+
+    def __init__(self, app: ASGIApp, root_path: str) -> None:
+        self.app = app
+        self._root_path = root_path.rstrip("/")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serves one request."""
+        await self.app({**scope, "root_path": self._root_path}, receive, send)
+
+
 class RequestIdMiddleware:
     """Names the request, echoes the name as `X-Request-Id`, and turns what nobody caught into a
     500.
