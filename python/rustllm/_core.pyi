@@ -183,6 +183,9 @@ class Engine:
     def abort(self, request_ids: Sequence[str]) -> None:
         """Ends requests early: their last output says `abort`. Ignores ids it does not know."""
 
+    def abort_sequences(self, sequences: Sequence[tuple[str, int]]) -> None:
+        """Ends single sequences early, given as (request_id, index); a request's others go on."""
+
     def step(self, timeout: float | None = None) -> list[EngineOutput]:
         """Waits for the next outputs and returns all there are.
 

@@ -119,7 +119,7 @@ class LLMEngine:
         """
         processed = self._outputs.process(self._engine.step(timeout))
         if processed.to_abort:
-            self._engine.abort(processed.to_abort)
+            self._engine.abort_sequences(processed.to_abort)
         outputs = [output for _, output in processed.outputs]
         for state, error in processed.failures:
             logger.error("request %s failed", state.request_id, exc_info=error)

@@ -66,10 +66,16 @@ class RequestState(Generic[Sink]):
         """Whether every completion has ended."""
         return all(completion.finish_reason is not None for completion in self._completions)
 
-    @property
-    def ended_in_engine(self) -> bool:
-        """Whether the engine, too, has ended every completion."""
-        return all(completion.ended_in_engine for completion in self._completions)
+    def running_in_engine(self, *, only_finished: bool) -> list[tuple[str, int]]:
+        """(id in the engine, index) of completions that go on there: of all, or of those that have
+        ended here, by a stop string.
+        """
+        return [
+            (self.engine_id, completion.index)
+            for completion in self._completions
+            if not completion.ended_in_engine
+            and (completion.finish_reason is not None or not only_finished)
+        ]
 
     def update(self, output: EngineOutput) -> CompletionState:
         """Adds what a step produced for one completion, and returns that."""
@@ -154,8 +160,8 @@ class ProcessedOutputs(Generic[Sink]):
     outputs: list[tuple[RequestState[Sink], RequestOutput]] = field(default_factory=list)
     failures: list[tuple[RequestState[Sink], Exception]] = field(default_factory=list)
     """Requests whose outputs could not be processed; they have ended."""
-    to_abort: list[str] = field(default_factory=list)
-    """Ids, in the engine, of requests that have ended here and not there."""
+    to_abort: list[tuple[str, int]] = field(default_factory=list)
+    """(id in the engine, index) of completions that have ended here and not there."""
 
 
 class OutputProcessor(Generic[Sink]):
@@ -238,11 +244,11 @@ class OutputProcessor(Generic[Sink]):
         except Exception as error:
             self.remove(state)
             processed.failures.append((state, error))
-            processed.to_abort.append(state.engine_id)
+            processed.to_abort += state.running_in_engine(only_finished=False)
             return
+        if any(completion.finish_reason is not None for completion in changed):
+            processed.to_abort += state.running_in_engine(only_finished=True)
         if state.finished:
             self.remove(state)
-            if not state.ended_in_engine:
-                processed.to_abort.append(state.engine_id)
         if output is not None:
             processed.outputs.append((state, output))

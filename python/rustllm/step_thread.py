@@ -127,7 +127,7 @@ class StepThread:
     def _step(self) -> None:
         processed = self._outputs.process(self._engine.step(_STEP_SECONDS))
         if processed.to_abort:
-            self._engine.abort(processed.to_abort)
+            self._engine.abort_sequences(processed.to_abort)
         items: list[tuple[OutputCollector, Item]] = [
             (state.sink, output) for state, output in processed.outputs
         ]

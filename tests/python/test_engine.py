@@ -117,6 +117,16 @@ def test_an_aborted_request_says_so(engine: Engine) -> None:
     assert engine.stats().num_free_blocks == engine.stats().num_blocks
 
 
+def test_one_of_a_requests_sequences_can_be_aborted(engine: Engine) -> None:
+    engine.add_request("a", [1], SamplingParams(n=2, max_tokens=300, ignore_eos=True, seed=1))
+    engine.abort_sequences([("a", 1), ("a", 7), ("unknown", 0)])
+    outputs = drain(engine)
+    assert (len(tokens(outputs["a", 0])), outputs["a", 0][-1].finish_reason) == (300, "length")
+    assert len(tokens(outputs["a", 1])) < 300
+    assert outputs["a", 1][-1].finish_reason == "abort"
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+
+
 def test_step_returns_when_there_is_nothing_to_wait_for(engine: Engine) -> None:
     assert engine.step() == []
     with pytest.raises(ValidationError, match="timeout must be a non-negative number"):

@@ -48,7 +48,7 @@ class Driver:
     tokenizer: Tokenizer
     params: dict[str, Any]
     prompt: str | None = "abc"
-    aborted: list[str] = field(default_factory=list)
+    aborted: list[tuple[str, int]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.processor: OutputProcessor[None] = OutputProcessor(self.tokenizer, with_metrics=True)
@@ -147,7 +147,7 @@ def test_a_stop_string_ends_the_request_in_the_engine(drive: Any, tokenizer: Tok
     assert "river" not in tokenizer.decode(tokens[: count - 1])
     assert len(completion.logprobs) == count
     assert completion.cumulative_logprob == -1.0 * count
-    assert driver.aborted == [driver.state.engine_id]
+    assert driver.aborted == [(driver.state.engine_id, 0)]
     assert driver.step({"token_ids": tokens}) is None, "what still comes is dropped"
 
 
@@ -159,12 +159,15 @@ def test_a_stop_string_of_one_completion_leaves_the_others(
     [a] = ids(tokenizer, "a")
     output = driver.step({"token_ids": tokens}, {"token_ids": [a], "index": 1})
     assert [item.finish_reason for item in output.outputs] == ["stop", None]
-    assert not driver.aborted
+    assert driver.aborted == [(driver.state.engine_id, 0)], "the engine need not go on with it"
     output = driver.step({"token_ids": [a]}, {"token_ids": [a], "index": 1})
     assert output.outputs[0].token_ids == tokens
-    output = driver.step({"token_ids": [a], "index": 1, "finish_reason": "length"})
+    output = driver.step(
+        {"token_ids": [], "finish_reason": "abort"},
+        {"token_ids": [a], "index": 1, "finish_reason": "length"},
+    )
     assert output.finished
-    assert driver.aborted == [driver.state.engine_id]
+    assert [item.finish_reason for item in output.outputs] == ["stop", "length"]
 
 
 def test_stop_tokens_and_end_of_sequence(drive: Any, tokenizer: Tokenizer) -> None:
@@ -233,7 +236,7 @@ def test_a_request_that_cannot_be_processed_fails_alone(tokenizer: Tokenizer) ->
     processed = processor.process(steps)  # type: ignore[arg-type]
     assert [state.sink for state, _ in processed.failures] == ["a"]
     assert [state.sink for state, _ in processed.outputs] == ["b"]
-    assert processed.to_abort == [bad.engine_id]
+    assert processed.to_abort == [(bad.engine_id, 0)]
     assert [state.request_id for state in processor.running()] == ["good"]
     assert processed.outputs[0][1].metrics is None
     output = bad.error_output()

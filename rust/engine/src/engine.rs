@@ -1,6 +1,8 @@
 use std::sync::Arc;
 
-use rustllm_core::{FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, Sequence, SequenceUpdate};
+use rustllm_core::{
+    FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence, SequenceUpdate,
+};
 use rustllm_models::LoadOptions;
 use rustllm_ops::KvCacheSpec;
 
@@ -151,14 +153,25 @@ impl Engine {
     /// Ends a request now; its sequences' last outputs come with the next step.
     pub fn abort(&mut self, request_id: &str) {
         for seq_id in self.scheduler.abort(request_id) {
-            self.runner.forget(seq_id);
-            if let Some(sequence) = self.scheduler.sequence(seq_id) {
-                self.ended.push(EngineOutput {
-                    num_cached_tokens: sequence.num_cached_tokens(),
-                    num_preemptions: sequence.num_preemptions(),
-                    ..ended_output(sequence.request_id().clone(), sequence.index(), FinishReason::Abort)
-                });
-            }
+            self.end_aborted(seq_id);
+        }
+    }
+
+    /// Ends one of a request's sequences now; its last output comes with the next step.
+    pub fn abort_sequence(&mut self, request_id: &str, index: u32) {
+        if let Some(seq_id) = self.scheduler.abort_sequence(request_id, index) {
+            self.end_aborted(seq_id);
+        }
+    }
+
+    fn end_aborted(&mut self, seq_id: SeqId) {
+        self.runner.forget(seq_id);
+        if let Some(sequence) = self.scheduler.sequence(seq_id) {
+            self.ended.push(EngineOutput {
+                num_cached_tokens: sequence.num_cached_tokens(),
+                num_preemptions: sequence.num_preemptions(),
+                ..ended_output(sequence.request_id().clone(), sequence.index(), FinishReason::Abort)
+            });
         }
     }
 

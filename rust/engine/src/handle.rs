@@ -28,6 +28,7 @@ pub struct EngineHandle {
 enum Command {
     Add(Vec<EngineRequest>),
     Abort(Vec<String>),
+    AbortSequences(Vec<(String, u32)>),
     ResetPrefixCache(Sender<bool>),
     Shutdown,
 }
@@ -106,6 +107,14 @@ impl EngineHandle {
     /// [`EngineError::Dead`] when the engine has stopped.
     pub fn abort(&self, request_ids: Vec<String>) -> Result<(), EngineError> {
         self.send(Command::Abort(request_ids))
+    }
+
+    /// Ends some of requests' sequences early, given as (request id, index); the requests' others go on.
+    ///
+    /// # Errors
+    /// [`EngineError::Dead`] when the engine has stopped.
+    pub fn abort_sequences(&self, sequences: Vec<(String, u32)>) -> Result<(), EngineError> {
+        self.send(Command::AbortSequences(sequences))
     }
 
     /// Waits for the next outputs and returns all there are.
@@ -212,6 +221,9 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, outbox: &Sender<Vec<Engine
                 match command {
                     Command::Add(requests) => requests.into_iter().for_each(|request| engine.add_request(request)),
                     Command::Abort(ids) => ids.iter().for_each(|id| engine.abort(id)),
+                    Command::AbortSequences(sequences) => {
+                        sequences.iter().for_each(|(id, index)| engine.abort_sequence(id, *index));
+                    }
                     Command::ResetPrefixCache(reply) => {
                         // The asker may have gone; the answer then concerns nobody.
                         let _ = reply.send(engine.reset_prefix_cache());

@@ -204,6 +204,11 @@ impl Engine {
         self.handle.abort(request_ids).map_err(|error| errors::engine(py, &error))
     }
 
+    /// Ends some of requests' sequences early, given as (request_id, index); the requests' others go on.
+    fn abort_sequences(&self, py: Python<'_>, sequences: Vec<(String, u32)>) -> PyResult<()> {
+        self.handle.abort_sequences(sequences).map_err(|error| errors::engine(py, &error))
+    }
+
     /// Waits for the next outputs and returns all there are; an empty list when nothing is unfinished or nothing came.
     #[pyo3(signature = (timeout = None))]
     fn step(&self, py: Python<'_>, timeout: Option<f64>) -> PyResult<Vec<EngineOutput>> {

@@ -159,6 +159,15 @@ impl Scheduler {
         seq_ids
     }
 
+    /// Ends one unfinished sequence of a request now, the others go on; `None` when there is no such sequence.
+    pub fn abort_sequence(&mut self, request_id: &str, index: u32) -> Option<SeqId> {
+        let seq_id = *self.requests.get(request_id)?.seq_ids.get(index as usize)?;
+        self.finish(seq_id, FinishReason::Abort)?;
+        self.retain_running();
+        self.check_integrity_in_debug();
+        Some(seq_id)
+    }
+
     /// Ends one sequence with [`FinishReason::Error`]; the others go on. What it computed is not trusted: its blocks
     /// leave the prefix cache. `None` when it is unknown or over.
     pub fn finish_with_error(&mut self, seq_id: SeqId) -> Option<SequenceUpdate> {

@@ -129,7 +129,6 @@ pub(crate) trait Simd: Copy + 'static {
 #[allow(clippy::undocumented_unsafe_blocks, reason = "vectors of sixteen, on sets that `on_all` found")]
 mod tests {
     use super::*;
-    use crate::Isa;
     use half::{bf16, f16};
 
     /// Calls `check` for every instruction set of this machine.
@@ -148,10 +147,10 @@ mod tests {
                     unsafe fn avx512() {
                         unsafe { $check::<Avx512>() }
                     }
-                    if Isa::Avx2.is_available() {
+                    if crate::Isa::Avx2.is_available() {
                         avx2();
                     }
-                    if Isa::Avx512.is_available() {
+                    if crate::Isa::Avx512.is_available() {
                         avx512();
                     }
                 }

@@ -93,6 +93,20 @@ fn aborted_requests_leave_at_once_wherever_they_are() {
 }
 
 #[test]
+fn one_sequence_of_a_request_can_be_aborted() {
+    let mut scheduler = setup().build().with([request("a", 20, 9).params(|params| params.n = 2)]);
+    scheduler.step();
+    let aborted = scheduler.abort_sequence("a", 1).expect("it runs");
+    assert_eq!(scheduler.sequence(aborted).map(Sequence::index), Some(1));
+    assert!(scheduler.abort_sequence("a", 1).is_none() && scheduler.abort_sequence("a", 2).is_none());
+    assert_eq!(scheduler.num_running(), 1);
+    while scheduler.has_unfinished() {
+        scheduler.step();
+    }
+    assert_eq!(scheduler.stats().num_free_blocks, 100);
+}
+
+#[test]
 fn an_abort_under_way_keeps_the_blocks_until_the_step_lands() {
     let mut scheduler = setup().build().with([request("a", 0, 9), request("b", 0, 9)]);
     let a = scheduler.only_id("a");
