@@ -331,6 +331,16 @@ def test_bench_latency_reports_json() -> None:
     assert report["avg_latency"] == pytest.approx(sum(report["latencies"]) / 3)
 
 
+@pytest.mark.parametrize(("flags", "found"), [((), 0), (("--enable-prefix-caching",), 2 * 16)])
+def test_bench_latency_computes_every_prompt_anew_unless_told(
+    flags: tuple[str, ...], found: int
+) -> None:
+    sizes = ("--input-len", "20", "--output-len", "1", "--batch-size", "1", *flags)
+    counts = ("--num-iters", "2", "--num-iters-warmup", "1", "--output-json", "-")
+    result = rustllm("bench", "latency", "--model", str(CHAT_LLAMA), *sizes, *counts)
+    assert json.loads(result.stdout)["prefix_cache_hits"] == found, result.stderr
+
+
 def test_bench_throughput_counts_tokens(tmp_path: Path) -> None:
     path = tmp_path / "report.json"
     sizes = ("--num-prompts", "5", "--input-len", "8", "--output-len", "4")

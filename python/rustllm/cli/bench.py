@@ -57,6 +57,9 @@ def _latency_flags(parser: Parser) -> None:
 
 def _latency(parser: Parser, arguments: Sequence[str]) -> int:
     args = parser.parse(arguments)
+    if args.enable_prefix_caching is None:
+        # Every run has the same prompts: the cache would spare all but the first their prefill.
+        args.enable_prefix_caching = False
     llm = LLM.from_engine_args(engine_args(parser, args, args.model))
     prompts = _random_prompts(llm, args.batch_size, args.input_len, args.seed or 0)
     params = _params(args.output_len, args.n)
@@ -72,6 +75,7 @@ def _latency(parser: Parser, arguments: Sequence[str]) -> int:
         {
             "avg_latency": mean,
             "output_tokens_per_second": generated / mean,
+            "prefix_cache_hits": llm.llm_engine.stats().prefix_cache_hits,
             "percentiles": _percentiles(latencies),
             "latencies": latencies,
         },
