@@ -43,7 +43,7 @@ lint: $(BIN)/pytest build ## clippy, rustfmt, ruff, mypy, and the stubs against 
 	$(BIN)/mypy
 	$(BIN)/python -m mypy.stubtest rustllm._core
 
-check-aarch64: ## Compile the CPU kernels for aarch64
+check-aarch64: ## Compile the CPU kernels for aarch64; test them where an emulator is installed
 	tools/aarch64/check.sh
 
 fmt: $(BIN)/pytest ## Format everything

@@ -3,14 +3,24 @@
 #
 # Uses the toolchain's own standard library for that target where it is installed (rustup target add
 # aarch64-unknown-linux-gnu); else, on Debian, unpacks Debian's newest Rust with its arm64 standard library under target/,
-# installing nothing.
+# installing nothing. Where a cross linker and an emulator are installed (Debian: gcc-aarch64-linux-gnu, qemu-user), it
+# also runs the crate's unit tests, which hold NEON to the bits of the scalar kernels.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 triple=aarch64-unknown-linux-gnu
-check=(cargo check --locked --target "$triple" -p rustllm-cpu --all-targets)
+
+check() {
+    cargo check --locked --target "$triple" -p rustllm-cpu --all-targets
+    if command -v aarch64-linux-gnu-gcc >/dev/null && command -v qemu-aarch64 >/dev/null; then
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc
+        export CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER="qemu-aarch64 -L /usr/aarch64-linux-gnu"
+        cargo test --locked --target "$triple" -p rustllm-cpu --lib
+    fi
+}
 
 if [ -d "$(rustc --print sysroot)/lib/rustlib/$triple/lib" ]; then
-    exec "${check[@]}"
+    check
+    exit
 fi
 
 toolchain=$PWD/target/aarch64-toolchain
@@ -30,4 +40,5 @@ exec "$toolchain/root/usr/bin/rustc" --sysroot "$toolchain/root/usr" "\$@"
 WRAPPER
     chmod +x "$toolchain/rustc"
 fi
-RUSTC=$toolchain/rustc CARGO_TARGET_DIR=target/aarch64 "${check[@]}"
+export RUSTC=$toolchain/rustc CARGO_TARGET_DIR=target/aarch64
+check
