@@ -45,6 +45,8 @@ class EngineOutput:
     """`stop`, `length`, `abort` or `error` on the last output of the sequence."""
     stop_reason: int | None
     """The stop token id that ended the sequence; `None` for end-of-sequence."""
+    error: str | None
+    """What went wrong, where `finish_reason` is `error`."""
     num_cached_tokens: int
     """Prompt tokens whose keys and values came from the prefix cache."""
     num_preemptions: int

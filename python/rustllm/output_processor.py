@@ -11,6 +11,7 @@ from typing import Generic, TypeVar
 from rustllm._core import EngineOutput
 from rustllm.completion_state import CompletionState, logprobs_by_token
 from rustllm.errors import ValidationError
+from rustllm.logger import logger
 from rustllm.outputs import CompletionOutput, PromptLogprobs, RequestOutput, RequestStateStats
 from rustllm.processor import EngineRequest
 from rustllm.sampling_params import RequestOutputKind
@@ -238,6 +239,8 @@ class OutputProcessor(Generic[Sink]):
         outputs: Sequence[EngineOutput],
         processed: ProcessedOutputs[Sink],
     ) -> None:
+        for error in (output.error for output in outputs if output.error is not None):
+            logger.error("request %s failed: %s", state.request_id, error)
         try:
             changed = [state.update(output) for output in outputs]
             output = state.make_output(list(dict.fromkeys(changed)))

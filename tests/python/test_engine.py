@@ -242,6 +242,27 @@ def test_shortens_to_what_the_cache_can_hold() -> None:
     assert (len(tokens(outputs)), outputs[-1].finish_reason) == (4, "length")
 
 
+def nan_model(folder: Path) -> Path:
+    """The golden Llama with a final norm that makes every logit NaN."""
+    shutil.copytree(LLAMA, folder)
+    weights = bytearray((folder / "model.safetensors").read_bytes())
+    header_len = int.from_bytes(weights[:8], "little")
+    header = json.loads(weights[8 : 8 + header_len])
+    start, end = (8 + header_len + at for at in header["model.norm.weight"]["data_offsets"])
+    weights[start:end] = b"\xff" * (end - start)
+    (folder / "model.safetensors").write_bytes(weights)
+    return folder
+
+
+def test_a_sequence_that_cannot_be_sampled_ends_with_the_cause(tmp_path: Path) -> None:
+    engine = open_engine(nan_model(tmp_path / "model"))
+    engine.add_request("a", [1, 2, 3], GREEDY)
+    (outputs,) = drain(engine).values()
+    assert (outputs[-1].token_ids, outputs[-1].finish_reason) == ([], "error")
+    assert outputs[-1].error == "the logit of token 0 is NaN; logits must be finite or -inf"
+    assert engine.stats().num_free_blocks == engine.stats().num_blocks
+
+
 def test_a_folder_with_code_is_read_and_the_code_is_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     shutil.copytree(LLAMA, folder)

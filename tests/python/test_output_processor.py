@@ -30,6 +30,7 @@ class Step:
     index: int = 0
     finish_reason: str | None = None
     stop_reason: int | None = None
+    error: str | None = None
     logprobs: list[list[tuple[int, float, int]]] | None = None
     prompt_logprobs: list[list[tuple[int, float, int]] | None] | None = None
     num_cached_tokens: int = 0

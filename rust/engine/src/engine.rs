@@ -145,8 +145,11 @@ impl Engine {
             cache_salt: request.cache_salt,
             seed,
         });
-        if refused.is_err() {
-            self.ended.extend((0..n).map(|index| ended_output(name.clone(), index, FinishReason::Error)));
+        if let Err(error) = refused {
+            self.ended.extend((0..n).map(|index| EngineOutput {
+                error: Some(error.to_string()),
+                ..ended_output(name.clone(), index, FinishReason::Error)
+            }));
         }
     }
 
@@ -192,9 +195,10 @@ impl Engine {
         }
         match self.runner.execute(&self.scheduler, &scheduled) {
             Ok(rows) => self.record(&scheduled, rows, &mut outputs),
-            Err(_) => {
+            Err(error) => {
                 for update in self.scheduler.fail_step(&scheduled) {
-                    outputs.push(self.output(update, SampledRow::default()));
+                    let output = self.output(update, SampledRow::default());
+                    outputs.push(EngineOutput { error: Some(error.to_string()), ..output });
                 }
             }
         }
@@ -233,9 +237,10 @@ impl Engine {
         let tokens: Vec<Option<u32>> = rows.iter().map(SampledRow::token_id).collect();
         for (entry, row) in scheduled.sequences.iter().zip(&rows) {
             // Where a token was due, the scheduler takes its absence for the failure it is.
-            if row.has_failed() && !entry.samples {
+            if let Some(error) = row.error().filter(|_| !entry.samples) {
                 let update = self.scheduler.finish_with_error(entry.seq_id);
-                outputs.extend(update.map(|update| self.output(update, SampledRow::default())));
+                let output = update.map(|update| self.output(update, SampledRow::default()));
+                outputs.extend(output.map(|output| EngineOutput { error: Some(error.to_string()), ..output }));
             }
         }
         // Updates come in the order of the rows, but not for every row.
@@ -253,6 +258,7 @@ impl Engine {
             self.runner.forget(update.seq_id);
         }
         let sequence = self.scheduler.sequence(update.seq_id);
+        let error = row.error().map(|error| error.to_string());
         EngineOutput {
             request_id: update.request_id,
             index: update.index,
@@ -260,6 +266,7 @@ impl Engine {
             logprobs: row.sampled.and_then(Result::ok).and_then(|token| token.logprobs),
             prompt_logprobs: row.prompt_logprobs,
             finish_reason: update.finish,
+            error,
             num_cached_tokens: sequence.map_or(0, Sequence::num_cached_tokens),
             num_preemptions: sequence.map_or(0, Sequence::num_preemptions),
         }
@@ -274,6 +281,7 @@ fn ended_output(request_id: Arc<str>, index: u32, reason: FinishReason) -> Engin
         logprobs: None,
         prompt_logprobs: None,
         finish_reason: Some(reason),
+        error: None,
         num_cached_tokens: 0,
         num_preemptions: 0,
     }

@@ -25,8 +25,8 @@ impl SampledRow {
         self.sampled.as_ref()?.as_ref().ok().map(|token| token.token_id)
     }
 
-    pub fn has_failed(&self) -> bool {
-        matches!(self.sampled, Some(Err(_)))
+    pub fn error(&self) -> Option<SampleError> {
+        self.sampled.as_ref()?.as_ref().err().copied()
     }
 }
 

@@ -37,6 +37,8 @@ pub struct EngineOutput {
     pub prompt_logprobs: Option<PromptLogprobs>,
     /// Set on the sequence's last output.
     pub finish_reason: Option<FinishReason>,
+    /// What went wrong, where the finish reason is an error.
+    pub error: Option<String>,
     /// Prompt tokens found in the prefix cache.
     pub num_cached_tokens: usize,
     /// How often the sequence has been preempted so far.

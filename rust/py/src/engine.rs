@@ -31,6 +31,7 @@ pub(crate) struct EngineOutput {
     prompt_logprobs: Option<Vec<Option<Vec<Logprob>>>>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<u32>,
+    error: Option<String>,
     num_cached_tokens: usize,
     num_preemptions: u32,
 }
@@ -342,6 +343,7 @@ fn merge(outputs: Vec<CoreOutput>) -> Vec<EngineOutput> {
                 prompt_logprobs: None,
                 finish_reason: None,
                 stop_reason: None,
+                error: None,
                 num_cached_tokens: 0,
                 num_preemptions: 0,
             });
@@ -370,6 +372,7 @@ fn extend(merged: &mut EngineOutput, output: CoreOutput) {
             FinishReason::Error => (Some("error"), None),
         };
     }
+    merged.error = output.error;
     merged.num_cached_tokens = output.num_cached_tokens;
     merged.num_preemptions = output.num_preemptions;
 }
