@@ -76,6 +76,8 @@ class ModelInfo:
 
     architecture: str
     dtype: str
+    quantization: str | None
+    """What linear layers were quantized to, if they were."""
     device: str
     """`cpu` or `reference`."""
     isa: str
@@ -100,6 +102,9 @@ class Engine:
     Args:
         model: Folder with `config.json` and safetensors.
         dtype: `auto` (the checkpoint's), `float32`, `float16` or `bfloat16`.
+        quantization: `int8` or `int4` to quantize linear layers while they are loaded.
+        quantization_group_size: Columns that share a scale of `int4`: 32, 64 or 128; `None` for 32.
+        quantization_symmetric: False for groups of `int4` with zero points.
         device: `auto` or `cpu`; `reference` is the slow one that the kernels are tested against.
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,
             or what the cache can hold if that is less.
@@ -129,6 +134,9 @@ class Engine:
         model: str | PathLike[str],
         *,
         dtype: str = "auto",
+        quantization: str | None = None,
+        quantization_group_size: int | None = None,
+        quantization_symmetric: bool | None = None,
         device: str = "auto",
         max_model_len: int | None = None,
         max_num_seqs: int = 128,

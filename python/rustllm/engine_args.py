@@ -55,6 +55,11 @@ class EngineArgs:
         skip_tokenizer_init: Work with token ids only.
         trust_remote_code: Has no effect: no code of a model is ever run.
         dtype: `auto` (the checkpoint's), `float32` or `float`, `float16` or `half`, `bfloat16`.
+        quantization: `int8` or `int4`: what linear layers are quantized to while they are loaded.
+            Activations are quantized to eight bits, token by token. The output projection is kept
+            in eight bits.
+        quantization_config: Options of `int4`: `group_size` (32, 64 or 128 columns that share a
+            scale; 32 if not given) and `symmetric` (`False` for groups with zero points).
         revision: Branch, tag or commit of a hub model.
         tokenizer_revision: The same for the tokenizer; by default it comes with the model.
         download_dir: Cache folder of the hub, if not the usual one.
@@ -93,6 +98,8 @@ class EngineArgs:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     dtype: str = "auto"
+    quantization: str | None = None
+    quantization_config: dict[str, Any] | None = None
     revision: str | None = None
     tokenizer_revision: str | None = None
     download_dir: str | os.PathLike[str] | None = None
@@ -141,6 +148,7 @@ class EngineArgs:
                 parameter="hf_overrides",
                 value=self.hf_overrides,
             )
+        _check_quantization_config(self.quantization_config)
         if self.trust_remote_code:
             warning_once("trust_remote_code has no effect: no model code is ever run")
         if not self.enable_chunked_prefill:
@@ -171,6 +179,30 @@ class EngineArgs:
         if isinstance(self.served_model_name, str):
             return [self.served_model_name]
         return list(self.served_model_name or [str(self.model)])
+
+
+def _check_quantization_config(config: Any) -> None:
+    """Checks names and types; which go with what, and their values, the engine checks."""
+    types = {"group_size": int, "symmetric": bool}
+    if config is not None and not isinstance(config, dict):
+        raise ValidationError(
+            f"quantization_config must be a dict, got {type(config).__name__}",
+            parameter="quantization_config",
+            value=config,
+        )
+    for name, value in (config or {}).items():
+        if name not in types:
+            raise ValidationError(
+                f"quantization_config has the options group_size and symmetric, got {name!r}",
+                parameter="quantization_config",
+                value=name,
+            )
+        if type(value) is not types[name] or (name == "group_size" and value < 0):
+            raise ValidationError(
+                f"quantization_config.{name} must be a {types[name].__name__}, got {value!r}",
+                parameter=f"quantization_config.{name}",
+                value=value,
+            )
 
 
 def _check_foreign(name: str, value: Any, known: set[str]) -> None:

@@ -96,9 +96,13 @@ def _start_engine(
     progress: Callable[[int, int], None] | None,
 ) -> Engine:
     overrides = None if args.hf_overrides is None else json.dumps(args.hf_overrides)
+    quantization_options = args.quantization_config or {}
     return Engine(
         folder,
         dtype=args.dtype,
+        quantization=args.quantization,
+        quantization_group_size=quantization_options.get("group_size"),
+        quantization_symmetric=quantization_options.get("symmetric"),
         device=args.device,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,

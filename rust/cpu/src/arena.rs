@@ -83,7 +83,7 @@ impl Arena {
         // An eighth of an octave of slack: growing batches do not ask for a new buffer each time.
         let granule = (capacity / 16).max(16);
         let bytes = checked_size(&[len.max(MIN_CAPACITY).next_multiple_of(granule), size_of::<f32>()], "activations")?;
-        let buffer = Arc::new(Buffer { bytes: AlignedBytes::zeroed(bytes, "activations")?, backend: self.backend });
+        let buffer = Arc::new(Buffer { bytes: AlignedBytes::huge(bytes, "activations")?, backend: self.backend });
         self.slots.push(Slot { buffer: Arc::clone(&buffer), last_taken: self.tick });
         Ok(buffer)
     }

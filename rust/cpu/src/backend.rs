@@ -3,13 +3,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Tensor, Weight, check,
+    KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::Arena;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
-use crate::pack::PackedWeight;
+use crate::pack::{Layout, PackedWeight};
 use crate::pool::{Pool, default_num_threads};
 use crate::step::Step;
 use crate::view::{View, require_disjoint};
@@ -29,7 +29,7 @@ pub struct CpuOptions {
 
 /// The backend of this machine's processor.
 ///
-/// Activations are float32; weights and the cache are float32, float16 or bfloat16. The cache's block size is a multiple of
+/// Activations are float32; weights may be in any [`WeightFormat`]. The cache's block size is a multiple of
 /// 16. Ops of one backend run one at a time, whichever threads call them, each on all threads of the pool.
 #[derive(Debug)]
 pub struct CpuBackend {
@@ -84,14 +84,8 @@ impl CpuBackend {
     }
 
     fn packed<'a>(&self, weight: &'a Weight) -> Result<&'a PackedWeight> {
-        match weight {
-            Weight::Dense { dtype, out_features, in_features, storage } => {
-                let packed = storage.as_any().downcast_ref::<PackedWeight>();
-                packed
-                    .filter(|packed| packed.shape() == (*dtype, *out_features, *in_features))
-                    .ok_or(Error::ForeignStorage { backend: NAME })
-            }
-        }
+        let packed = weight.storage.as_any().downcast_ref::<PackedWeight>();
+        packed.filter(|packed| packed.layout() == layout_of(weight)).ok_or(Error::ForeignStorage { backend: NAME })
     }
 
     fn cache<'a>(&self, layer: &'a KvCacheLayer) -> Result<&'a KvBlocks> {
@@ -107,16 +101,26 @@ impl Backend for CpuBackend {
         NAME
     }
 
-    fn supports(&self, dtype: DType) -> bool {
-        matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
+    fn supports(&self, format: WeightFormat) -> bool {
+        match format {
+            WeightFormat::Dense(DType::F32 | DType::F16 | DType::BF16) | WeightFormat::Int8 => true,
+            WeightFormat::Int4 { group_size, .. } => WeightFormat::GROUP_SIZES.contains(&group_size),
+        }
     }
 
-    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight> {
+    fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
-        let packed = PackedWeight::zeroed(dtype, out_features, in_features)?;
-        // SAFETY: each panel exists and is one task's.
-        self.step().run(packed.panels(), |_, panel| unsafe { packed.pack_panel(parts, panel) })?;
-        Ok(Weight::Dense { dtype, out_features, in_features, storage: Arc::new(packed) })
+        if !self.supports(format) {
+            return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
+        }
+        let packed = PackedWeight::zeroed(Layout { format, out_features, in_features })?;
+        let (panels, task_panels) = (packed.layout().panels(), packed.task_panels(parts));
+        self.step().run(panels.div_ceil(task_panels), |_, task| {
+            let first = task * task_panels;
+            // SAFETY: each panel exists and is one task's; the kernels were chosen among those the machine runs.
+            unsafe { packed.pack(self.kernels, parts, first, (first + task_panels).min(panels)) };
+        })?;
+        Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
@@ -149,7 +153,7 @@ impl Backend for CpuBackend {
         check::embedding(ids, table)?;
         let (packed, ids) = (self.packed(table)?, ids.as_slice());
         let mut step = self.step();
-        let (result, to) = step.result(ids.len(), table.in_features())?;
+        let (result, to) = step.result(ids.len(), table.in_features)?;
         step.for_rows(ids.len(), to.cols, |row| {
             // SAFETY: each row of the new result is one task's.
             packed.unpack_row(ids[row] as usize, unsafe { to.row_slice_mut(row) });
@@ -162,8 +166,8 @@ impl Backend for CpuBackend {
         let packed = self.packed(weight)?;
         let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
         let mut step = self.step();
-        let (result, to) = step.result(x.rows(), weight.out_features())?;
-        linear::linear(&mut step, (self.isa, self.kernels), input, packed, bias, to)?;
+        let (result, to) = step.result(x.rows(), weight.out_features)?;
+        linear::linear(&mut step, self.kernels, input, packed, bias, to)?;
         Ok(result)
     }
 
@@ -327,6 +331,10 @@ impl CpuBackend {
     fn norm_vectors(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(View, Option<View>)> {
         Ok((self.view(weight)?, bias.map(|bias| self.view(bias)).transpose()?))
     }
+}
+
+fn layout_of(weight: &Weight) -> Layout {
+    Layout { format: weight.format, out_features: weight.out_features, in_features: weight.in_features }
 }
 
 /// Normalizes every run of `weight.cols` columns of a row. Shapes are checked, the row of `to` the caller's alone.

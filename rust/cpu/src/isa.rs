@@ -7,9 +7,9 @@ use crate::CpuError;
 
 /// An instruction set the kernels are compiled for.
 ///
-/// All give the same bits, for they compute the same sixteen lanes in the same order. [`Isa::Avx512Bf16`] alone differs,
-/// in linear layers with bfloat16 weights: its dot-product instruction adds two products at a time, without the
-/// intermediate rounding of a fused multiply-add, and treats subnormal inputs as zero.
+/// All give the same bits, for they compute the same sixteen lanes in the same order, and sums of integers are exact.
+/// [`Isa::Avx512Bf16`] alone differs, in linear layers with bfloat16 weights: its dot-product instruction adds two products
+/// at a time, without the intermediate rounding of a fused multiply-add, and treats subnormal inputs as zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Isa {
     /// Plain Rust, for any machine.
@@ -18,13 +18,15 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ and VL: Skylake-SP, Zen 4 and later.
     Avx512,
-    /// AVX-512 with bfloat16 dot products: Cooper Lake, Sapphire Rapids, Zen 4 and later.
+    /// AVX-512 with dot products of bytes: Cascade Lake, Ice Lake and later.
+    Avx512Vnni,
+    /// The same, and with bfloat16 dot products: Cooper Lake, Sapphire Rapids, Zen 4 and later.
     Avx512Bf16,
     /// Advanced SIMD: every 64-bit Arm.
     Neon,
 }
 
-const ALL: [Isa; 5] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Bf16, Isa::Neon];
+const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon];
 
 impl Isa {
     /// The name `RUSTLLM_ISA` knows it by.
@@ -33,6 +35,7 @@ impl Isa {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
             Self::Neon => "neon",
         }
@@ -50,11 +53,13 @@ impl Isa {
                 && is_x86_feature_detected!("avx512dq")
                 && is_x86_feature_detected!("avx512vl")
         };
+        let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
         match self {
             Self::Scalar => true,
             Self::Avx2 => avx2(),
             Self::Avx512 => avx512(),
-            Self::Avx512Bf16 => avx512() && is_x86_feature_detected!("avx512bf16"),
+            Self::Avx512Vnni => vnni(),
+            Self::Avx512Bf16 => vnni() && is_x86_feature_detected!("avx512bf16"),
             Self::Neon => false,
         }
     }
@@ -65,7 +70,7 @@ impl Isa {
         match self {
             Self::Scalar => true,
             Self::Neon => cfg!(target_arch = "aarch64"),
-            Self::Avx2 | Self::Avx512 | Self::Avx512Bf16 => false,
+            Self::Avx2 | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
         }
     }
 
@@ -126,7 +131,10 @@ mod tests {
     #[test]
     fn an_unknown_or_unavailable_name_is_refused_with_the_choices() {
         let unknown = "sse9".parse::<Isa>().unwrap_err().to_string();
-        assert_eq!(unknown, "RUSTLLM_ISA must be one of scalar, avx2, avx512, avx512bf16, neon, got \"sse9\"");
+        assert_eq!(
+            unknown,
+            "RUSTLLM_ISA must be one of scalar, avx2, avx512, avx512vnni, avx512bf16, neon, got \"sse9\""
+        );
         let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
         let message = foreign.require().unwrap_err().to_string();
         assert!(message.starts_with(&format!("this machine cannot run {foreign} kernels, it has scalar")), "{message}");

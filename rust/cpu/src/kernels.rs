@@ -4,19 +4,25 @@
 //! compiled with the instruction set's features, once a set, and collects the wrappers. The choice is made once, when
 //! the backend is made; nothing below looks at features again.
 
-use rustllm_ops::{Activation, DType};
+use rustllm_ops::{Activation, DType, WeightFormat};
 
 use crate::Isa;
 use crate::attention::{AttentionTask, CacheBf16, CacheF16, CacheF32};
-use crate::gemm::{Bf16, F16, F32, LinearTask};
+use crate::gemm::{
+    Bf16, F16, F32, InputsTask, Int4, Int8, LinearTask, PlainF32, Quantized, RoundedBf16, RoundedF16, Widening,
+};
 use crate::simd::*;
 
 /// Declares the struct of function pointers and, for one instruction set, its filling.
 macro_rules! tables {
-    ($($name:ident = $module:ident::$kernel:ident $(<$param:ident>)? ($($arg:ident: $ty:ty),*);)*) => {
+    ($($name:ident = $module:ident::$kernel:ident $(<$param:ty>)? ($($arg:ident: $ty:ty),*);)*) => {
         /// Kernels compiled for one instruction set. Each is unsafe as its generic source says.
         #[derive(Debug, Clone, Copy)]
         pub(crate) struct Kernels {
+            /// Panels of a linear layer's register tile by its number of rows.
+            pub(crate) tile_panels: TilePanels,
+            /// Activations of two elements a word for bfloat16 weights.
+            pub(crate) pairs_bf16: bool,
             $(pub(crate) $name: unsafe fn($($ty),*),)*
         }
 
@@ -32,7 +38,8 @@ macro_rules! tables {
                             unsafe { crate::$module::$kernel::<$simd $(, $param)?>($($arg),*) }
                         }
                     )*
-                    pub(super) const KERNELS: Kernels = Kernels { $($name,)* };
+                    pub(super) const KERNELS: Kernels =
+                        Kernels { tile_panels: $simd::TILE_PANELS, pairs_bf16: false, $($name,)* };
                 }
             };
         }
@@ -43,13 +50,22 @@ tables! {
     linear_f32 = gemm::linear<F32>(task: &LinearTask);
     linear_f16 = gemm::linear<F16>(task: &LinearTask);
     linear_bf16 = gemm::linear<Bf16>(task: &LinearTask);
-    widen_f16 = gemm::widen<F16>(weights: *const u8, panel_bytes: usize, panels: usize, k: usize, to: *mut f32);
-    widen_bf16 = gemm::widen<Bf16>(weights: *const u8, panel_bytes: usize, panels: usize, k: usize, to: *mut f32);
+    linear_int8 = gemm::linear<Int8<Widening>>(task: &LinearTask);
+    linear_int4 = gemm::linear<Int4<false, Widening>>(task: &LinearTask);
+    linear_int4_zeros = gemm::linear<Int4<true, Widening>>(task: &LinearTask);
+    inputs_f32 = gemm::pack_inputs<PlainF32>(task: &InputsTask);
+    inputs_f16 = gemm::pack_inputs<RoundedF16>(task: &InputsTask);
+    inputs_bf16 = gemm::pack_inputs<RoundedBf16>(task: &InputsTask);
+    inputs_int8 = gemm::pack_inputs<Quantized>(task: &InputsTask);
+    decode_row = pack::decode_row(dtype: DType, from: *const u8, n: usize, to: *mut f32);
+    quantize_int8 = pack::quantize_int8(x: *const f32, n: usize, to: *mut u32, scale: *mut f32);
+    quantize_int4 = pack::quantize_int4(
+        x: *const f32, n: usize, group_size: usize, symmetric: bool, to: *mut u32, scale: &mut u16, zero: &mut u8);
+    transpose_words = pack::transpose_words(from: *const u32, stride: usize, words: usize, to: *mut u8);
+    split_pairs = pack::split_pairs(lines: *mut u8, words: usize);
+    byte_dots = probe::byte_dots<Widening>(iterations: usize, to: *mut f32);
     multiply_adds = probe::multiply_adds(iterations: usize, to: *mut f32);
     read = probe::read(from: *const f32, n: usize, to: *mut f32);
-    round_f16 = gemm::round_f16(x: *const f32, to: *mut f32, n: usize, padded: usize);
-    round_bf16 = gemm::round_bf16(x: *const f32, to: *mut f32, n: usize, padded: usize);
-    narrow_bf16 = gemm::narrow_bf16(x: *const f32, to: *mut u16, n: usize, padded: usize);
     attention_f32 = attention::attention<CacheF32>(task: &AttentionTask);
     attention_f16 = attention::attention<CacheF16>(task: &AttentionTask);
     attention_bf16 = attention::attention<CacheBf16>(task: &AttentionTask);
@@ -74,19 +90,52 @@ table!(avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]
 table!(neon, Neon, "neon");
 
-/// AVX-512's kernels, but for the linear layers that have an instruction of their own.
+/// AVX-512's kernels, but for the integer linear layers.
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni {
+    use super::*;
+    use crate::gemm::{Vnni, linear};
+
+    macro_rules! with_dot_products {
+        ($($name:ident = $kernel:path: ($($arg:ident: $ty:ty),*);)*) => {
+            $(
+                #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+                unsafe fn $name($($arg: $ty),*) {
+                    // SAFETY: the caller keeps the kernel's contract and has the features.
+                    unsafe { $kernel($($arg),*) }
+                }
+            )*
+            pub(super) const KERNELS: Kernels = Kernels { $($name,)* ..avx512::KERNELS };
+        };
+    }
+
+    with_dot_products! {
+        linear_int8 = linear::<Avx512, Int8<Vnni>>: (task: &LinearTask);
+        linear_int4 = linear::<Avx512, Int4<false, Vnni>>: (task: &LinearTask);
+        linear_int4_zeros = linear::<Avx512, Int4<true, Vnni>>: (task: &LinearTask);
+        byte_dots = crate::probe::byte_dots::<Avx512, Vnni>: (iterations: usize, to: *mut f32);
+    }
+}
+
+/// The same, and the linear layer of bfloat16.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
     use super::*;
-    use crate::gemm::Bf16Dot;
+    use crate::gemm::{Bf16Dot, PairsBf16, linear, pack_inputs};
 
     #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
     unsafe fn linear_bf16(task: &LinearTask) {
         // SAFETY: the caller keeps the kernel's contract and has the features.
-        unsafe { crate::gemm::linear::<Avx512, Bf16Dot>(task) }
+        unsafe { linear::<Avx512, Bf16Dot>(task) }
     }
 
-    pub(super) const KERNELS: Kernels = Kernels { linear_bf16, ..avx512::KERNELS };
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
+    unsafe fn inputs_bf16(task: &InputsTask) {
+        // SAFETY: as above.
+        unsafe { pack_inputs::<Avx512, PairsBf16>(task) }
+    }
+
+    pub(super) const KERNELS: Kernels = Kernels { pairs_bf16: true, linear_bf16, inputs_bf16, ..avx512vnni::KERNELS };
 }
 
 impl Kernels {
@@ -99,6 +148,8 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(&avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx512Vnni => Some(&avx512vnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512Bf16 => Some(&avx512bf16::KERNELS),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => Some(&neon::KERNELS),
@@ -107,12 +158,25 @@ impl Kernels {
         }
     }
 
-    /// The linear kernel for weights of `dtype`.
-    pub(crate) fn linear(&self, dtype: DType) -> unsafe fn(&LinearTask) {
-        match dtype {
-            DType::F32 => self.linear_f32,
-            DType::F16 => self.linear_f16,
-            DType::BF16 => self.linear_bf16,
+    /// The linear kernel for weights in `format`.
+    pub(crate) fn linear(&self, format: WeightFormat) -> unsafe fn(&LinearTask) {
+        match format {
+            WeightFormat::Dense(DType::F32) => self.linear_f32,
+            WeightFormat::Dense(DType::F16) => self.linear_f16,
+            WeightFormat::Dense(DType::BF16) => self.linear_bf16,
+            WeightFormat::Int8 => self.linear_int8,
+            WeightFormat::Int4 { symmetric: true, .. } => self.linear_int4,
+            WeightFormat::Int4 { symmetric: false, .. } => self.linear_int4_zeros,
+        }
+    }
+
+    /// What packs activations for weights in `format`.
+    pub(crate) fn inputs(&self, format: WeightFormat) -> unsafe fn(&InputsTask) {
+        match format {
+            WeightFormat::Dense(DType::F32) => self.inputs_f32,
+            WeightFormat::Dense(DType::F16) => self.inputs_f16,
+            WeightFormat::Dense(DType::BF16) => self.inputs_bf16,
+            WeightFormat::Int8 | WeightFormat::Int4 { .. } => self.inputs_int8,
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::Instant;
 use rustllm_ops::Result;
 
 use crate::CpuBackend;
+use crate::gemm::ByteDot;
 use crate::memory::AlignedBytes;
 use crate::simd::{LANES, Simd};
 
@@ -35,6 +36,23 @@ pub(crate) unsafe fn multiply_adds<S: Simd>(iterations: usize, to: *mut f32) {
     S::store(to, sum);
 }
 
+/// `iterations` times [`CHAINS`] sums of four products of bytes a lane, as [`multiply_adds`] does float32.
+#[inline(always)]
+pub(crate) unsafe fn byte_dots<S: Simd, D: ByteDot<S>>(iterations: usize, to: *mut f32) {
+    let (w, x) = (S::load_words(to.cast()), S::load_words(to.cast()));
+    let mut chains = [S::splat_i32(0); CHAINS];
+    for _ in 0..iterations {
+        for chain in &mut chains {
+            *chain = D::dot(w, x, *chain);
+        }
+    }
+    let mut sum = S::splat(0.0);
+    for chain in chains {
+        sum = S::add(sum, S::to_f32(chain));
+    }
+    S::store(to, sum);
+}
+
 /// Reads `n` elements, a multiple of 64, as four streams.
 #[inline(always)]
 pub(crate) unsafe fn read<S: Simd>(from: *const f32, n: usize, to: *mut f32) {
@@ -57,6 +75,22 @@ impl CpuBackend {
         let threads = self.num_threads();
         let kernel = self.kernels().multiply_adds;
         self.best_rate((threads * ITERATIONS * CHAINS * LANES * 2) as f64, threads, |_| {
+            let mut lanes = [0.5f32; LANES];
+            // SAFETY: sixteen elements, and the kernels of this machine.
+            unsafe { kernel(ITERATIONS, lanes.as_mut_ptr()) };
+            assert!(lanes[0].is_finite());
+        })
+    }
+
+    /// Operations a second on bytes (a multiplication and an addition are two) that all threads reach on registers.
+    ///
+    /// # Errors
+    /// A failure of the thread pool.
+    pub fn measure_peak_int8_ops(&self) -> Result<f64> {
+        const ITERATIONS: usize = 400_000;
+        let threads = self.num_threads();
+        let kernel = self.kernels().byte_dots;
+        self.best_rate((threads * ITERATIONS * CHAINS * LANES * 8) as f64, threads, |_| {
             let mut lanes = [0.5f32; LANES];
             // SAFETY: sixteen elements, and the kernels of this machine.
             unsafe { kernel(ITERATIONS, lanes.as_mut_ptr()) };
@@ -104,6 +138,7 @@ mod tests {
     fn measures_something() {
         let backend = CpuBackend::new(CpuOptions { num_threads: Some(2), isa: None }).unwrap();
         assert!(backend.measure_peak_flops().unwrap() > 1e6);
+        assert!(backend.measure_peak_int8_ops().unwrap() > 1e6);
         assert!(backend.measure_read_bandwidth(1 << 20).unwrap() > 1e6);
     }
 }

@@ -3,7 +3,7 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{
-    AttentionCase, DTYPES, attention_table, numbers, random_tensor, random_weight, rows_of,
+    AttentionCase, FORMATS, attention_table, numbers, random_tensor, random_weight, rows_of,
 };
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, KvCacheSpec, Result, RopeTable, Tensor,
@@ -28,7 +28,7 @@ fn bits(rows: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
 /// `exact` says whether the instruction set computes the same bits as the others.
 fn check(name: &str, cols: usize, exact: impl Fn(Isa) -> bool, prepare: impl Fn(&CpuBackend) -> Result<Op<'_>>) {
     // Batches around the sizes of register tiles, of widening and of row cuts.
-    let sizes = [1, 2, 3, 5, 6, 7, 13, 16, 33, 130];
+    let sizes = [1, 2, 3, 5, 6, 7, 12, 13, 16, 25, 33, 130];
     let all = numbers(130 * cols, 99);
     let mut want: Option<Vec<Vec<u32>>> = None;
     for backend in backends() {
@@ -53,11 +53,11 @@ fn check(name: &str, cols: usize, exact: impl Fn(Isa) -> bool, prepare: impl Fn(
 
 #[test]
 fn linear() {
-    for dtype in DTYPES {
+    for format in FORMATS {
         for (k, n) in [(1, 3), (515, 70), (64, 1100), (1040, 33)] {
-            let exact = |isa| !(isa == Isa::Avx512Bf16 && dtype == DType::BF16);
-            check(&format!("linear {dtype} [{n}, {k}]"), k, exact, |backend| {
-                let weight = random_weight(backend, n, k, dtype, 1)?;
+            let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
+            check(&format!("linear {format} [{n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, n, k, format, 1)?;
                 let bias = random_tensor(backend, 1, n, 2)?;
                 Ok(Box::new(move |x, _| backend.linear(&x, &weight, Some(&bias))))
             });

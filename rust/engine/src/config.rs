@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use rustllm_core::SchedulingPolicy;
-use rustllm_ops::DType;
+use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
 use crate::sampler::LogprobsMode;
@@ -17,6 +17,8 @@ pub struct EngineConfig {
     pub model: PathBuf,
     /// Element type of weights and cache; `None` takes the checkpoint's.
     pub dtype: Option<DType>,
+    /// What linear layers are quantized to while they are loaded; `None` to keep them in `dtype`.
+    pub quantization: Option<WeightFormat>,
     /// Where to compute.
     pub device: Device,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
@@ -57,6 +59,7 @@ impl EngineConfig {
         Self {
             model: model.into(),
             dtype: None,
+            quantization: None,
             device: Device::Auto,
             max_model_len: None,
             max_num_seqs: 128,
@@ -73,6 +76,37 @@ impl EngineConfig {
             logprobs_mode: LogprobsMode::RawLogprobs,
             hf_overrides: Map::new(),
             eos_token_ids: None,
+        }
+    }
+
+    /// Reads vLLM's `quantization` argument and the options of `quantization_config`.
+    ///
+    /// # Errors
+    /// A name other than `int8` and `int4`, a group size there are no groups of, or options without a scheme that has them.
+    pub fn parse_quantization(
+        name: Option<&str>,
+        group_size: Option<usize>,
+        symmetric: Option<bool>,
+    ) -> Result<Option<WeightFormat>, InvalidArgument> {
+        let refuse = |parameter: &str, value: String, allowed: &str| {
+            let message = format!("{parameter} must be {allowed}, got {value}");
+            Err(InvalidArgument::new(parameter, value, message))
+        };
+        let options = format!("group_size={group_size:?}, symmetric={symmetric:?}");
+        match name {
+            Some("int4") => {
+                let (group_size, symmetric) = (group_size.unwrap_or(32), symmetric.unwrap_or(true));
+                if !WeightFormat::GROUP_SIZES.contains(&group_size) {
+                    return refuse("quantization_config.group_size", group_size.to_string(), "32, 64 or 128");
+                }
+                Ok(Some(WeightFormat::Int4 { group_size, symmetric }))
+            }
+            Some("int8") | None if group_size.is_some() || symmetric.is_some() => {
+                refuse("quantization_config", options, "empty unless quantization is int4")
+            }
+            Some("int8") => Ok(Some(WeightFormat::Int8)),
+            None => Ok(None),
+            Some(other) => refuse("quantization", format!("{other:?}"), "None, int8 or int4"),
         }
     }
 
@@ -131,6 +165,23 @@ mod tests {
         let mut config = EngineConfig::new("model");
         change(&mut config);
         config.verify().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn reads_quantization() {
+        let parse = EngineConfig::parse_quantization;
+        let int4 = |group_size, symmetric| Some(WeightFormat::Int4 { group_size, symmetric });
+        assert_eq!(parse(None, None, None).unwrap(), None);
+        assert_eq!(parse(Some("int8"), None, None).unwrap(), Some(WeightFormat::Int8));
+        assert_eq!(parse(Some("int4"), None, None).unwrap(), int4(32, true));
+        assert_eq!(parse(Some("int4"), Some(128), Some(false)).unwrap(), int4(128, false));
+        let message = |result: Result<Option<WeightFormat>, InvalidArgument>| result.unwrap_err().to_string();
+        assert_eq!(message(parse(Some("fp8"), None, None)), "quantization must be None, int8 or int4, got \"fp8\"");
+        assert_eq!(
+            message(parse(Some("int4"), Some(48), None)),
+            "quantization_config.group_size must be 32, 64 or 128, got 48"
+        );
+        assert!(message(parse(Some("int8"), Some(32), None)).contains("empty unless quantization is int4"));
     }
 
     #[test]

@@ -4,7 +4,7 @@ use rustllm_core::{
     FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence, SequenceUpdate,
 };
 use rustllm_models::LoadOptions;
-use rustllm_ops::KvCacheSpec;
+use rustllm_ops::{KvCacheSpec, WeightFormat};
 
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
@@ -17,6 +17,8 @@ pub struct ModelInfo {
     pub architecture: String,
     /// Element type of weights and cache.
     pub dtype: &'static str,
+    /// What linear layers are quantized to, if they are.
+    pub quantization: Option<WeightFormat>,
     /// Name of the device.
     pub device: &'static str,
     /// Instruction set of the kernels in use.
@@ -63,6 +65,7 @@ impl Engine {
         let device = device::open(config.device, config.num_threads)?;
         let options = LoadOptions {
             dtype: config.dtype,
+            quantization: config.quantization,
             max_model_len: config.max_model_len,
             hf_overrides: config.hf_overrides.clone(),
             progress,
@@ -95,6 +98,7 @@ impl Engine {
         let info = ModelInfo {
             architecture: loaded.config.architecture.to_owned(),
             dtype: loaded.dtype.name(),
+            quantization: config.quantization,
             device: device.backend.name(),
             isa: device.isa,
             num_threads: device.num_threads,

@@ -15,7 +15,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
-use rustllm_ops::DType;
+use rustllm_ops::{DType, Release};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
@@ -33,7 +33,7 @@ const PREFIX: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     dir: PathBuf,
-    files: Vec<Mmap>,
+    files: Vec<MappedFile>,
     tensors: BTreeMap<String, Entry>,
 }
 
@@ -52,6 +52,31 @@ pub(crate) struct TensorView<'a> {
     pub(crate) dtype: Dtype,
     pub(crate) shape: &'a [usize],
     pub(crate) bytes: &'a [u8],
+    /// The file `bytes` are a part of.
+    pub(crate) file: &'a MappedFile,
+}
+
+/// A file in memory.
+#[derive(Debug)]
+pub(crate) struct MappedFile(Mmap);
+
+impl Release for MappedFile {
+    /// Unmaps the pages that hold nothing else; read again, they come from the file again.
+    #[cfg(unix)]
+    fn release(&self, bytes: &[u8]) {
+        const PAGE: usize = 4096;
+        let start = (bytes.as_ptr() as usize).wrapping_sub(self.0.as_ptr() as usize);
+        let Some(end) = start.checked_add(bytes.len()).filter(|end| *end <= self.0.len()) else { return };
+        let (start, end) = (start.next_multiple_of(PAGE), end / PAGE * PAGE);
+        if start < end {
+            // Refused (larger pages than this), it only keeps memory that could be had.
+            // SAFETY: the mapping is of a file and never written, so that its pages come back as they were.
+            let _ = unsafe { self.0.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, start, end - start) };
+        }
+    }
+
+    #[cfg(not(unix))]
+    fn release(&self, _bytes: &[u8]) {}
 }
 
 impl Checkpoint {
@@ -95,7 +120,7 @@ impl Checkpoint {
                 return Err(corrupt(format!("the tensor {name} is in another weights file too")));
             }
         }
-        self.files.push(bytes);
+        self.files.push(MappedFile(bytes));
         Ok(())
     }
 
@@ -106,8 +131,8 @@ impl Checkpoint {
     /// The tensor called `name`.
     pub(crate) fn get(&self, name: &str) -> Option<TensorView<'_>> {
         let entry = self.tensors.get(name)?;
-        let bytes = &self.files[entry.file][entry.range.clone()];
-        Some(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes })
+        let file = &self.files[entry.file];
+        Some(TensorView { dtype: entry.dtype, shape: &entry.shape, bytes: &file.0[entry.range.clone()], file })
     }
 
     /// All names, sorted.

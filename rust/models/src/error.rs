@@ -1,6 +1,6 @@
 use std::path::PathBuf;
 
-use rustllm_ops::DType;
+use rustllm_ops::WeightFormat;
 
 /// Why a model folder was refused. Every variant names the file, field or tensor that is at fault.
 #[derive(Debug, thiserror::Error)]
@@ -134,14 +134,14 @@ pub enum LoadError {
         /// Its safetensors dtype.
         found: String,
     },
-    /// A dtype the backend has no kernels for.
-    #[error("dtype {dtype} is not supported by the {backend} backend, use one of {allowed}")]
-    UnsupportedDType {
-        /// The dtype asked for, or the checkpoint's own.
-        dtype: DType,
+    /// A dtype or quantization the backend has no kernels for.
+    #[error("weights in {format} are not supported by the {backend} backend, use one of {allowed}")]
+    UnsupportedFormat {
+        /// The format asked for, or the checkpoint's own.
+        format: WeightFormat,
         /// The backend asked.
         backend: &'static str,
-        /// The dtypes it supports.
+        /// What it supports.
         allowed: String,
     },
     /// A `max_model_len` of zero or past what the model's positions reach.

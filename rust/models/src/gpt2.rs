@@ -6,7 +6,7 @@ use crate::{LoadError, Model, ModelConfig};
 
 pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
     let base = loader.base_model("transformer", "wte.weight");
-    let tokens = base.embedding("wte", config.vocab_size, config.hidden_size)?;
+    let tokens = base.token_embedding("wte", config)?;
     let positions = base.embedding("wpe", config.max_position_embeddings, config.hidden_size)?;
     Ok(Box::new(Decoder {
         lm_head: loader.lm_head("lm_head", config.tie_word_embeddings, &base, ("wte", &tokens))?,

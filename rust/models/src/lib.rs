@@ -22,13 +22,13 @@ mod registry;
 use std::fmt;
 use std::path::Path;
 
-use rustllm_ops::{Backend, DType};
+use rustllm_ops::{Backend, DType, WeightFormat};
 use serde_json::{Map, Value};
 
 use checkpoint::Checkpoint;
 pub use config::{LayerConfig, ModelConfig, RopeConfig};
 pub use error::LoadError;
-use loader::{Loader, Loading};
+use loader::{Formats, Loader, Loading};
 pub use model::{ForwardBatch, ForwardContext, Model};
 pub use registry::supported_architectures;
 
@@ -37,6 +37,9 @@ pub use registry::supported_architectures;
 pub struct LoadOptions<'a> {
     /// Element type of the weights; `None` takes the one `config.json` names, else the one most of the checkpoint has.
     pub dtype: Option<DType>,
+    /// What linear layers are quantized to while they are loaded. The output projection (and the embedding tied to it) is
+    /// kept in eight bits then, other tables in `dtype`.
+    pub quantization: Option<WeightFormat>,
     /// Longest sequence; `None` takes what the model's positions reach.
     pub max_model_len: Option<usize>,
     /// Fields put over those of `config.json`.
@@ -49,6 +52,7 @@ impl fmt::Debug for LoadOptions<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("LoadOptions")
             .field("dtype", &self.dtype)
+            .field("quantization", &self.quantization)
             .field("max_model_len", &self.max_model_len)
             .field("hf_overrides", &self.hf_overrides)
             .finish_non_exhaustive()
@@ -84,9 +88,10 @@ pub fn load(dir: &Path, backend: &dyn Backend, options: LoadOptions<'_>) -> Resu
     config.max_model_len = max_model_len(options.max_model_len, config.max_model_len)?;
     let checkpoint = Checkpoint::open(dir)?;
     let dtype = options.dtype.or(config.dtype).unwrap_or_else(|| checkpoint.dtype());
-    supported(backend, dtype)?;
+    let formats = Formats::new(dtype, options.quantization);
+    formats.all().into_iter().try_for_each(|format| supported(backend, format))?;
     let mut ignored = |_, _| {};
-    let loading = Loading::new(backend, &checkpoint, dtype, options.progress.unwrap_or(&mut ignored));
+    let loading = Loading::new(backend, &checkpoint, formats, options.progress.unwrap_or(&mut ignored));
     let model = (architecture.build)(&Loader::new(&loading), &config)?;
     let num_parameters = loading.finish(architecture.name, architecture.is_buffer)?;
     let (max_model_len, eos_token_ids) = (config.max_model_len, config.eos_token_ids.clone());
@@ -101,11 +106,11 @@ fn max_model_len(requested: Option<usize>, limit: usize) -> Result<usize, LoadEr
     }
 }
 
-fn supported(backend: &dyn Backend, dtype: DType) -> Result<(), LoadError> {
-    if backend.supports(dtype) {
+fn supported(backend: &dyn Backend, format: WeightFormat) -> Result<(), LoadError> {
+    if backend.supports(format) {
         return Ok(());
     }
-    let all = [DType::F32, DType::F16, DType::BF16];
-    let allowed: Vec<_> = all.into_iter().filter(|dtype| backend.supports(*dtype)).map(DType::name).collect();
-    Err(LoadError::UnsupportedDType { dtype, backend: backend.name(), allowed: allowed.join(", ") })
+    let all = [DType::F32, DType::F16, DType::BF16].map(WeightFormat::Dense).into_iter().chain([WeightFormat::Int8]);
+    let allowed: Vec<_> = all.filter(|format| backend.supports(*format)).map(|format| format.to_string()).collect();
+    Err(LoadError::UnsupportedFormat { format, backend: backend.name(), allowed: allowed.join(", ") })
 }

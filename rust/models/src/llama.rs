@@ -9,7 +9,7 @@ use crate::{LoadError, Model, ModelConfig};
 
 pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
     let base = loader.base_model("model", "embed_tokens.weight");
-    let tokens = base.embedding("embed_tokens", config.vocab_size, config.hidden_size)?;
+    let tokens = base.token_embedding("embed_tokens", config)?;
     let lm_head = loader.lm_head("lm_head", config.tie_word_embeddings, &base, ("embed_tokens", &tokens))?;
     let rope = loader.rope(config)?;
     let layers = base.child("layers");

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::{self, Display};
 
-use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight};
+use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
 use crate::layers::{Linear, Norm};
@@ -15,11 +15,36 @@ type Result<T> = std::result::Result<T, LoadError>;
 /// The most bytes of cosines and sines a rotary table may take.
 const MAX_ROPE_BYTES: u64 = 1 << 30;
 
+/// What a model's weights are converted to.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Formats {
+    /// Of tables that are looked up in.
+    table: WeightFormat,
+    /// Of the output projection, and of the embedding that is one with it.
+    lm_head: WeightFormat,
+    /// Of all other linear layers.
+    linear: WeightFormat,
+}
+
+impl Formats {
+    /// `quantization` for linear layers, eight bits at least for the output projection, which decides between tokens.
+    pub(crate) fn new(dtype: DType, quantization: Option<WeightFormat>) -> Self {
+        let table = WeightFormat::Dense(dtype);
+        let lm_head = if quantization.is_some() { WeightFormat::Int8 } else { table };
+        Self { table, lm_head, linear: quantization.unwrap_or(table) }
+    }
+
+    /// Each once.
+    pub(crate) fn all(self) -> [WeightFormat; 3] {
+        [self.table, self.lm_head, self.linear]
+    }
+}
+
 /// One load in progress.
 pub(crate) struct Loading<'a> {
     backend: &'a dyn Backend,
     checkpoint: &'a Checkpoint,
-    dtype: DType,
+    formats: Formats,
     total_bytes: u64,
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
@@ -28,17 +53,17 @@ pub(crate) struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    /// A load of `checkpoint` onto `backend`, its matrices converted to `dtype`.
+    /// A load of `checkpoint` onto `backend`, its matrices converted to `formats`.
     pub(crate) fn new(
         backend: &'a dyn Backend,
         checkpoint: &'a Checkpoint,
-        dtype: DType,
+        formats: Formats,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Self {
         Self {
             backend,
             checkpoint,
-            dtype,
+            formats,
             total_bytes: checkpoint.total_bytes(),
             used: RefCell::default(),
             bytes: Cell::new(0),
@@ -128,19 +153,26 @@ impl<'a> Loader<'a> {
                 biases.extend(self.values(&format!("{name}.bias"), *out_features)?);
             }
         }
-        self.pack(&matrices, bias.then_some(biases.as_slice()))
+        self.pack(&matrices, self.loading.formats.linear, bias.then_some(biases.as_slice()))
     }
 
     /// A linear layer stored as `[in_features, out_features]`, and its bias.
     pub(crate) fn transposed_linear(&self, name: &str, out_features: usize, in_features: usize) -> Result<Linear> {
         let matrix = self.matrix(&format!("{name}.weight"), in_features, out_features)?.transpose();
         let bias = self.values(&format!("{name}.bias"), out_features)?;
-        self.pack(&[matrix], Some(&bias))
+        self.pack(&[matrix], self.loading.formats.linear, Some(&bias))
     }
 
     /// `name.weight`, a table of `rows` rows.
     pub(crate) fn embedding(&self, name: &str, rows: usize, width: usize) -> Result<Weight> {
-        Ok(self.linear(name, rows, width, false)?.weight)
+        self.weight(name, rows, width, self.loading.formats.table)
+    }
+
+    /// `name.weight`, the table of the tokens: in the output projection's format where it is the same weight.
+    pub(crate) fn token_embedding(&self, name: &str, config: &ModelConfig) -> Result<Weight> {
+        let Formats { table, lm_head, .. } = self.loading.formats;
+        let format = if config.tie_word_embeddings { lm_head } else { table };
+        self.weight(name, config.vocab_size, config.hidden_size, format)
     }
 
     /// The output projection: `name.weight` from here, or the embedding `table` of `base` itself where `tied`.
@@ -148,11 +180,12 @@ impl<'a> Loader<'a> {
     /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all.
     pub(crate) fn lm_head(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
         let (key, source) = (self.full(name) + ".weight", base.full(table.0) + ".weight");
-        let (rows, width) = (table.1.out_features(), table.1.in_features());
+        let (rows, width) = (table.1.out_features, table.1.in_features);
         let (own, shared) = (self.loading.checkpoint.get(&key), self.loading.checkpoint.get(&source));
         let differs = own.zip(shared).is_some_and(|(own, shared)| own.bytes != shared.bytes);
         if !tied || differs {
-            return self.linear(name, rows, width, false);
+            let weight = self.weight(name, rows, width, self.loading.formats.lm_head)?;
+            return Ok(Linear { weight, bias: None });
         }
         if own.is_some() {
             self.loading.used.borrow_mut().insert(key);
@@ -190,10 +223,14 @@ impl<'a> Loader<'a> {
         Ok(self.loading.backend.tensor(&self.values(name, len)?, 1, len)?)
     }
 
-    fn pack(&self, matrices: &[HostMatrix<'_>], bias: Option<&[f32]>) -> Result<Linear> {
+    fn weight(&self, name: &str, rows: usize, width: usize, format: WeightFormat) -> Result<Weight> {
+        Ok(self.pack(&[self.matrix(&format!("{name}.weight"), rows, width)?], format, None)?.weight)
+    }
+
+    fn pack(&self, matrices: &[HostMatrix<'_>], format: WeightFormat, bias: Option<&[f32]>) -> Result<Linear> {
         let backend = self.loading.backend;
         let bias = bias.map(|values| backend.tensor(values, 1, values.len())).transpose()?;
-        Ok(Linear { weight: backend.load_weight(matrices, self.loading.dtype)?, bias })
+        Ok(Linear { weight: backend.load_weight(matrices, format)?, bias })
     }
 
     fn values(&self, name: &str, len: usize) -> Result<Vec<f32>> {
@@ -203,7 +240,7 @@ impl<'a> Loader<'a> {
 
     fn matrix(&self, name: &str, rows: usize, cols: usize) -> Result<HostMatrix<'a>> {
         let (dtype, view) = self.tensor(name, &[rows, cols])?;
-        Ok(HostMatrix::new(dtype, rows, cols, view.bytes)?)
+        Ok(HostMatrix::new(dtype, rows, cols, view.bytes)?.released_by(view.file))
     }
 
     fn tensor(&self, name: &str, expected: &[usize]) -> Result<(DType, TensorView<'a>)> {

@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, DType, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result,
-    RopeTable, Tensor, Weight,
+    AttentionMetadata, AttentionParams, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
+    Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -31,16 +31,17 @@ pub trait Backend: Debug + Send + Sync {
     /// Name users choose it by: `cpu`, `cuda`, `reference`.
     fn name(&self) -> &'static str;
 
-    /// Whether there are kernels for weights of `dtype`. Asked while loading.
-    fn supports(&self, dtype: DType) -> bool;
+    /// Whether there are kernels for weights in `format`. Asked while loading.
+    fn supports(&self, format: WeightFormat) -> bool;
 
     // -- memory -------------------------------------------------------------------------------------------------
 
-    /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `dtype`.
+    /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
+    /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.
     ///
     /// # Errors
-    /// Parts of different widths, a dtype without kernels, or no memory.
-    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight>;
+    /// Parts of different widths, a format without kernels, or no memory.
+    fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight>;
 
     /// Copies `rows * cols` values to the device. Vectors (norm weights, biases) are `[1, n]`.
     ///
@@ -78,7 +79,8 @@ pub trait Backend: Debug + Send + Sync {
 
     /// `x @ weight.T + bias`: `[rows, in_features] -> [rows, out_features]`.
     ///
-    /// `x` is rounded to a 16-bit weight's dtype first; products are summed in float32. `bias` is `[1, out_features]`.
+    /// `x` is rounded to a 16-bit weight's dtype first, or quantized to eight bits row by row for a quantized weight
+    /// ([`int8_row`](crate::quantize::int8_row)); sums are float32, or exact integers. `bias` is `[1, out_features]`.
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when the widths differ.

@@ -43,7 +43,7 @@ pub fn tensor(values: &[f32], rows: usize, cols: usize) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] naming the first id that is not.
 pub fn embedding(ids: &Indices, table: &Weight) -> Result<()> {
-    let limit = table.out_features();
+    let limit = table.out_features;
     match ids.as_slice().iter().find(|id| **id as usize >= limit) {
         Some(id) => refuse("embedding", format!("id {id} of a table with {limit} rows")),
         None => Ok(()),
@@ -55,11 +55,11 @@ pub fn embedding(ids: &Indices, table: &Weight) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] with the widths.
 pub fn linear(x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<()> {
-    require(x.cols() == weight.in_features(), "linear", || {
-        format!("{} columns into a weight of {} input features", x.cols(), weight.in_features())
+    require(x.cols() == weight.in_features, "linear", || {
+        format!("{} columns into a weight of {} input features", x.cols(), weight.in_features)
     })?;
     match bias {
-        Some(bias) => vector("linear", "bias", bias, weight.out_features()),
+        Some(bias) => vector("linear", "bias", bias, weight.out_features),
         None => Ok(()),
     }
 }

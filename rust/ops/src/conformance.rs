@@ -8,11 +8,22 @@ use std::fmt;
 
 use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, KvCacheSpec, ReferenceBackend,
-    Result, RopeTable, Tensor, Weight,
+    Result, RopeTable, Tensor, Weight, WeightFormat,
 };
 
 /// Every weight and cache dtype.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+/// Weight formats: every dtype, eight bits, and four bits in groups of each size and kind.
+pub const FORMATS: [WeightFormat; 7] = [
+    WeightFormat::Dense(DType::F32),
+    WeightFormat::Dense(DType::F16),
+    WeightFormat::Dense(DType::BF16),
+    WeightFormat::Int8,
+    WeightFormat::Int4 { group_size: 32, symmetric: true },
+    WeightFormat::Int4 { group_size: 64, symmetric: false },
+    WeightFormat::Int4 { group_size: 128, symmetric: true },
+];
 
 type Compute = Box<dyn Fn(&dyn Backend) -> Result<Vec<Vec<f32>>> + Send + Sync>;
 
@@ -135,13 +146,19 @@ pub fn numbers(n: usize, seed: u64) -> Vec<f32> {
         .collect()
 }
 
-/// A weight of random numbers, rounded to `dtype`.
+/// A weight of random numbers, converted to `format`.
 ///
 /// # Errors
 /// What loading fails with.
-pub fn random_weight(backend: &dyn Backend, rows: usize, cols: usize, dtype: DType, seed: u64) -> Result<Weight> {
+pub fn random_weight(
+    backend: &dyn Backend,
+    rows: usize,
+    cols: usize,
+    format: impl Into<WeightFormat>,
+    seed: u64,
+) -> Result<Weight> {
     let bytes: Vec<u8> = numbers(rows * cols, seed).iter().flat_map(|v| v.to_le_bytes()).collect();
-    backend.load_weight(&[HostMatrix::new(DType::F32, rows, cols, &bytes)?], dtype)
+    backend.load_weight(&[HostMatrix::new(DType::F32, rows, cols, &bytes)?], format.into())
 }
 
 /// A tensor of random numbers.
@@ -180,17 +197,17 @@ fn linear_cases(cases: &mut Vec<Case>) {
         (130, 77, 200),
         (130, 1030, 16),
     ];
-    for dtype in DTYPES {
+    for format in FORMATS {
         for (rows, k, n) in shapes {
             // Sums of k products of numbers below 1 in another order: each addition rounds by at most 2^-24 of a partial sum
             // that is typically sqrt(k), and the roundings add up as a random walk. Eight times that.
             let tolerance = 8.0 * (k as f32) * 2f32.powi(-24);
             for bias in [false, true] {
-                let name = format!("linear {dtype} [{rows}, {k}] x [{n}, {k}]{}", if bias { " + bias" } else { "" });
+                let name = format!("linear {format} [{rows}, {k}] x [{n}, {k}]{}", if bias { " + bias" } else { "" });
                 cases.push(Case::new(name, tolerance.max(1e-6), move |backend| {
                     // A view that starts and ends inside its storage.
                     let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
-                    let weight = random_weight(backend, n, k, dtype, 2)?;
+                    let weight = random_weight(backend, n, k, format, 2)?;
                     let bias = bias.then(|| random_tensor(backend, 1, n, 3)).transpose()?;
                     rows_of(backend, &backend.linear(&x, &weight, bias.as_ref())?)
                 }));
@@ -200,11 +217,11 @@ fn linear_cases(cases: &mut Vec<Case>) {
 }
 
 fn embedding_cases(cases: &mut Vec<Case>) {
-    for dtype in DTYPES {
+    for format in FORMATS {
         for (rows, cols, count) in [(1, 1, 1), (50, 33, 7), (100, 64, 130)] {
-            let name = format!("embedding {dtype} {count} of [{rows}, {cols}]");
+            let name = format!("embedding {format} {count} of [{rows}, {cols}]");
             cases.push(Case::new(name, 0.0, move |backend| {
-                let table = random_weight(backend, rows, cols, dtype, 4)?;
+                let table = random_weight(backend, rows, cols, format, 4)?;
                 let ids = backend.indices((0..count).map(|i| (i * 37 % rows) as u32).collect())?;
                 rows_of(backend, &backend.embedding(&ids, &table)?)
             }));

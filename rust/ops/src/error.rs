@@ -1,4 +1,4 @@
-use crate::DType;
+use crate::WeightFormat;
 
 /// What an op or a device allocation can fail with.
 ///
@@ -13,13 +13,13 @@ pub enum Error {
         /// Which operands, their shapes, and what was expected.
         detail: String,
     },
-    /// A weight or cache dtype the backend has no kernels for.
-    #[error("the {backend} backend does not support {dtype} {what}")]
-    UnsupportedDType {
+    /// A weight format or cache dtype the backend has no kernels for.
+    #[error("the {backend} backend does not support {format} {what}")]
+    UnsupportedFormat {
         /// The backend asked.
         backend: &'static str,
-        /// The dtype asked for.
-        dtype: DType,
+        /// The format asked for.
+        format: WeightFormat,
         /// What it was asked for, for example `weights`.
         what: &'static str,
     },

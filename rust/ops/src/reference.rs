@@ -10,7 +10,7 @@ use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, check,
+    KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, WeightFormat, check, quantize,
 };
 
 const NAME: &str = "reference";
@@ -65,9 +65,15 @@ fn wrap(x: Candle) -> Result<Tensor> {
     Ok(Tensor::new(Arc::new(Matrix(x)), rows, cols))
 }
 
-fn weight_matrix(weight: &Weight) -> Result<(&Candle, DType)> {
-    match weight {
-        Weight::Dense { storage, dtype, .. } => Ok((&downcast::<Matrix>(storage)?.0, *dtype)),
+/// What a weight's row becomes in `format`, as numbers.
+fn converted(row: &[f32], format: WeightFormat) -> Vec<f32> {
+    match format {
+        WeightFormat::Dense(dtype) => row.iter().map(|value| dtype.round(*value)).collect(),
+        WeightFormat::Int8 => quantize::int8_row(row).values().collect(),
+        WeightFormat::Int4 { group_size, symmetric } => row
+            .chunks(group_size)
+            .flat_map(|group| quantize::int4_group(group, symmetric).values().collect::<Vec<_>>())
+            .collect(),
     }
 }
 
@@ -78,6 +84,16 @@ fn round(x: Candle, dtype: DType) -> Result<Candle> {
         DType::BF16 => candle_core::DType::BF16,
     };
     Ok(x.to_dtype(dtype)?.to_dtype(candle_core::DType::F32)?)
+}
+
+/// Activations as a weight in `format` takes them.
+fn inputs(x: Candle, format: WeightFormat) -> Result<Candle> {
+    if let WeightFormat::Dense(dtype) = format {
+        return round(x, dtype);
+    }
+    let (rows, cols) = x.dims2()?;
+    let values: Vec<f32> = x.to_vec2()?.iter().flat_map(|row: &Vec<f32>| converted(row, WeightFormat::Int8)).collect();
+    Ok(Candle::from_vec(values, (rows, cols), &Device::Cpu)?)
 }
 
 fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
@@ -94,19 +110,16 @@ impl Backend for ReferenceBackend {
         NAME
     }
 
-    fn supports(&self, _dtype: DType) -> bool {
+    fn supports(&self, _format: WeightFormat) -> bool {
         true
     }
 
-    fn load_weight(&self, parts: &[HostMatrix<'_>], dtype: DType) -> Result<Weight> {
+    fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
-        let values: Vec<f32> = parts
-            .iter()
-            .flat_map(|part| (0..part.rows).flat_map(|row| part.row(row)))
-            .map(|value| dtype.round(value))
-            .collect();
+        let rows = parts.iter().flat_map(|part| (0..part.rows).map(|row| part.row(row)));
+        let values: Vec<f32> = rows.flat_map(|row| converted(&row, format)).collect();
         let matrix = Candle::from_vec(values, (out_features, in_features), &Device::Cpu)?;
-        Ok(Weight::Dense { dtype, out_features, in_features, storage: Arc::new(Matrix(matrix)) })
+        Ok(Weight { format, out_features, in_features, storage: Arc::new(Matrix(matrix)) })
     }
 
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
@@ -134,13 +147,13 @@ impl Backend for ReferenceBackend {
     fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
         check::embedding(ids, table)?;
         let ids = Candle::from_slice(ids.as_slice(), ids.len(), &Device::Cpu)?;
-        wrap(weight_matrix(table)?.0.index_select(&ids, 0)?)
+        wrap(downcast::<Matrix>(&table.storage)?.0.index_select(&ids, 0)?)
     }
 
     fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
         check::linear(x, weight, bias)?;
-        let (matrix, dtype) = weight_matrix(weight)?;
-        let y = round(candle(x)?.contiguous()?, dtype)?.matmul(&matrix.t()?)?;
+        let matrix = &downcast::<Matrix>(&weight.storage)?.0;
+        let y = inputs(candle(x)?.contiguous()?, weight.format)?.matmul(&matrix.t()?)?;
         match bias {
             Some(bias) => wrap(y.broadcast_add(&candle(bias)?)?),
             None => wrap(y),

@@ -1,3 +1,4 @@
+use std::fmt::{self, Debug};
 use std::sync::Arc;
 
 use crate::{DType, Error, Result, Storage};
@@ -15,6 +16,14 @@ pub struct HostMatrix<'a> {
     pub transposed: bool,
     /// Little-endian elements, `rows * cols` of them, row-major.
     pub bytes: &'a [u8],
+    /// Where `bytes` are, if their memory can be given back before the matrix is dropped.
+    pub source: Option<&'a dyn Release>,
+}
+
+/// Memory that another copy can be had of, such as a mapped file's.
+pub trait Release: Debug + Sync {
+    /// Says that `bytes`, a part of the memory, will not be read again soon: what of it is in this process's memory may go.
+    fn release(&self, bytes: &[u8]);
 }
 
 impl<'a> HostMatrix<'a> {
@@ -30,12 +39,17 @@ impl<'a> HostMatrix<'a> {
                 detail: format!("[{rows}, {cols}] {dtype} does not take {} bytes", bytes.len()),
             });
         }
-        Ok(Self { dtype, rows, cols, transposed: false, bytes })
+        Ok(Self { dtype, rows, cols, transposed: false, bytes, source: None })
     }
 
     /// The same elements read as the transpose of a `[cols, rows]` matrix.
     pub fn transpose(self) -> Self {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    /// The matrix whose memory `source` takes back.
+    pub fn released_by(self, source: &'a dyn Release) -> Self {
+        Self { source: Some(source), ..self }
     }
 
     /// Row `row` as `f32`.
@@ -54,38 +68,64 @@ impl<'a> HostMatrix<'a> {
     }
 }
 
-/// A linear layer's weight, `[out_features, in_features]`, in a layout of the backend's own.
-///
-/// This enum is where quantization formats live: `linear` is the one op that looks at which it is.
-#[derive(Debug, Clone)]
-pub enum Weight {
-    /// One element of `dtype` a parameter.
-    Dense {
-        /// Element type the backend stores.
-        dtype: DType,
-        /// Rows.
-        out_features: usize,
-        /// Columns.
-        in_features: usize,
-        /// The packed elements.
-        storage: Arc<dyn Storage>,
+/// How the elements of a [`Weight`] are kept: where quantization formats are named, once for all backends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WeightFormat {
+    /// One element of the dtype a parameter.
+    Dense(DType),
+    /// Eight bits a parameter and a float32 scale a row; activations are quantized to eight bits row by row.
+    Int8,
+    /// Four bits a parameter and a float16 scale a group of a row's columns; activations as with [`Int8`](Self::Int8).
+    Int4 {
+        /// Columns that share a scale: 32, 64 or 128.
+        group_size: usize,
+        /// Whether codes are around zero; else each group has a zero point of its own.
+        symmetric: bool,
     },
 }
 
-impl Weight {
-    /// Rows of the matrix.
-    pub fn out_features(&self) -> usize {
-        match self {
-            Self::Dense { out_features, .. } => *out_features,
-        }
-    }
+impl WeightFormat {
+    /// Group sizes of [`WeightFormat::Int4`].
+    pub const GROUP_SIZES: [usize; 3] = [32, 64, 128];
 
-    /// Columns of the matrix.
-    pub fn in_features(&self) -> usize {
+    /// Whether parameters are kept in fewer bits than activations are computed in.
+    pub const fn is_quantized(self) -> bool {
+        !matches!(self, Self::Dense(_))
+    }
+}
+
+impl From<DType> for WeightFormat {
+    fn from(dtype: DType) -> Self {
+        Self::Dense(dtype)
+    }
+}
+
+impl fmt::Display for WeightFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Dense { in_features, .. } => *in_features,
+            Self::Dense(dtype) => f.write_str(dtype.name()),
+            Self::Int8 => f.write_str("int8"),
+            Self::Int4 { group_size, symmetric: true } => write!(f, "int4 in groups of {group_size}"),
+            Self::Int4 { group_size, symmetric: false } => {
+                write!(f, "int4 in groups of {group_size} with zero points")
+            }
         }
     }
+}
+
+/// A linear layer's weight, `[out_features, in_features]`, in a layout of the backend's own.
+///
+/// `linear` and `embedding` are the ops that look at which format it is.
+#[derive(Debug, Clone)]
+pub struct Weight {
+    /// What the storage holds.
+    pub format: WeightFormat,
+    /// Rows.
+    pub out_features: usize,
+    /// Columns.
+    pub in_features: usize,
+    /// The packed elements.
+    pub storage: Arc<dyn Storage>,
 }
 
 #[cfg(test)]

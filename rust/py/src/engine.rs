@@ -56,6 +56,7 @@ pub(crate) struct EngineStats {
 pub(crate) struct ModelInfo {
     architecture: String,
     dtype: &'static str,
+    quantization: Option<String>,
     device: &'static str,
     isa: String,
     num_threads: usize,
@@ -85,7 +86,8 @@ type RequestTuple<'py> =
 impl Engine {
     #[new]
     #[pyo3(signature = (
-        model, *, dtype = "auto", device = "auto", max_model_len = None, max_num_seqs = 128,
+        model, *, dtype = "auto", quantization = None, quantization_group_size = None,
+        quantization_symmetric = None, device = "auto", max_model_len = None, max_num_seqs = 128,
         max_num_batched_tokens = 2048, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
@@ -96,6 +98,9 @@ impl Engine {
         py: Python<'_>,
         model: PathBuf,
         dtype: &str,
+        quantization: Option<&str>,
+        quantization_group_size: Option<usize>,
+        quantization_symmetric: Option<bool>,
         device: &str,
         max_model_len: Option<usize>,
         max_num_seqs: usize,
@@ -118,6 +123,12 @@ impl Engine {
         let config = EngineConfig {
             model,
             dtype: parse_dtype(dtype).map_err(invalid)?,
+            quantization: EngineConfig::parse_quantization(
+                quantization,
+                quantization_group_size,
+                quantization_symmetric,
+            )
+            .map_err(invalid)?,
             device: device.parse().map_err(invalid)?,
             max_model_len,
             max_num_seqs,
@@ -162,6 +173,7 @@ impl Engine {
         ModelInfo {
             architecture: info.architecture.clone(),
             dtype: info.dtype,
+            quantization: info.quantization.map(|format| format.to_string()),
             device: info.device,
             isa: info.isa.clone(),
             num_threads: info.num_threads,

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::Simd;
+use super::{Simd, TilePanels};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -12,6 +12,19 @@ pub(crate) struct Avx2;
 /// Lanes 0 to 7 and 8 to 15.
 #[derive(Clone, Copy)]
 pub(crate) struct V(__m256, __m256);
+
+/// Words 0 to 7 and 8 to 15.
+#[derive(Clone, Copy)]
+pub(crate) struct I(__m256i, __m256i);
+
+#[inline(always)]
+unsafe fn dot(w: __m256i, x: __m256i, sum: __m256i) -> __m256i {
+    // Bytes 0 and 2, then 1 and 3, as pairs of 16 bits: sums of two products cannot overflow.
+    let w = (_mm256_and_si256(w, _mm256_set1_epi16(0xff)), _mm256_srli_epi16::<8>(w));
+    let x = (_mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(x)), _mm256_srai_epi16::<8>(x));
+    let sum = _mm256_add_epi32(sum, _mm256_madd_epi16(w.0, x.0));
+    _mm256_add_epi32(sum, _mm256_madd_epi16(w.1, x.1))
+}
 
 #[inline(always)]
 unsafe fn widen_bf16(bits: __m128i) -> __m256 {
@@ -48,9 +61,9 @@ unsafe fn round_bf16(v: __m256) -> __m256 {
 
 impl Simd for Avx2 {
     type V = V;
-    // 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 7] = [0, 4, 2, 2, 1, 1, 1];
+    type I = I;
+    // At most 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
+    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
     const QUERIES: usize = 4;
 
     #[inline(always)]
@@ -142,5 +155,45 @@ impl Simd for Avx2 {
         let four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps::<1>(eight));
         let two = _mm_max_ps(four, _mm_movehl_ps(four, four));
         _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)))
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> I {
+        I(_mm256_set1_epi32(value), _mm256_set1_epi32(value))
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> I {
+        I(_mm256_loadu_si256(from.cast()), _mm256_loadu_si256(from.add(32).cast()))
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, v: I) {
+        _mm256_storeu_si256(to.cast(), v.0);
+        _mm256_storeu_si256(to.add(32).cast(), v.1);
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> I {
+        let (v, mask) = (Self::load_words(from), _mm256_set1_epi8(15));
+        I(_mm256_and_si256(v.0, mask), _mm256_and_si256(v.1, mask))
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> I {
+        let (v, mask) = (Self::load_words(from), _mm256_set1_epi8(15));
+        I(_mm256_and_si256(_mm256_srli_epi32::<4>(v.0), mask), _mm256_and_si256(_mm256_srli_epi32::<4>(v.1), mask))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> I {
+        let bytes = _mm_loadu_si128(from.cast());
+        I(_mm256_cvtepu8_epi32(bytes), _mm256_cvtepu8_epi32(_mm_srli_si128::<8>(bytes)))
+    }
+    #[inline(always)]
+    unsafe fn mul_i32(a: I, b: I) -> I {
+        I(_mm256_mullo_epi32(a.0, b.0), _mm256_mullo_epi32(a.1, b.1))
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: I) -> V {
+        V(_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1))
+    }
+    #[inline(always)]
+    unsafe fn dot(w: I, x: I, sum: I) -> I {
+        I(dot(w.0, x.0, sum.0), dot(w.1, x.1, sum.1))
     }
 }

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, TilePanels};
 
 /// AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -17,9 +17,9 @@ fn first(n: usize) -> __mmask16 {
 
 impl Simd for Avx512 {
     type V = __m512;
-    // 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 7] = [0, 4, 4, 4, 4, 4, 4];
+    type I = __m512i;
+    // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
+    const TILE_PANELS: TilePanels = [0, 4, 4, 4, 4, 0, 4];
     const QUERIES: usize = 8;
 
     #[inline(always)]
@@ -123,5 +123,76 @@ impl Simd for Avx512 {
     #[inline(always)]
     unsafe fn store_partial(to: *mut f32, v: __m512, n: usize) {
         _mm512_mask_storeu_ps(to, first(n), v);
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> __m512i {
+        _mm512_set1_epi32(value)
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> __m512i {
+        _mm512_loadu_si512(from.cast())
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, v: __m512i) {
+        _mm512_storeu_si512(to.cast(), v);
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> __m512i {
+        _mm512_and_si512(_mm512_loadu_si512(from.cast()), _mm512_set1_epi8(15))
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> __m512i {
+        _mm512_and_si512(_mm512_srli_epi32::<4>(_mm512_loadu_si512(from.cast())), _mm512_set1_epi8(15))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> __m512i {
+        _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()))
+    }
+    #[inline(always)]
+    unsafe fn mul_i32(a: __m512i, b: __m512i) -> __m512i {
+        _mm512_mullo_epi32(a, b)
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: __m512i) -> __m512 {
+        _mm512_cvtepi32_ps(v)
+    }
+    #[inline(always)]
+    unsafe fn dot(w: __m512i, x: __m512i, sum: __m512i) -> __m512i {
+        // Bytes 0 and 2, then 1 and 3, as pairs of 16 bits: sums of two products cannot overflow.
+        let w = (_mm512_and_si512(w, _mm512_set1_epi16(0xff)), _mm512_srli_epi16::<8>(w));
+        let x = (_mm512_srai_epi16::<8>(_mm512_slli_epi16::<8>(x)), _mm512_srai_epi16::<8>(x));
+        let sum = _mm512_add_epi32(sum, _mm512_madd_epi16(w.0, x.0));
+        _mm512_add_epi32(sum, _mm512_madd_epi16(w.1, x.1))
+    }
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, v: __m512) {
+        let integers = _mm512_castps_si512(_mm512_add_ps(v, _mm512_set1_ps(12_582_912.0)));
+        _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(integers));
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [__m512; LANES]) -> [__m512; LANES] {
+        let mut t = rows;
+        // Within quarters of four rows: 2x2 blocks of words, then of pairs of words.
+        for i in (0..LANES).step_by(4) {
+            let (a, b, c, d) = (rows[i], rows[i + 1], rows[i + 2], rows[i + 3]);
+            let (ab0, ab1) = (_mm512_unpacklo_ps(a, b), _mm512_unpackhi_ps(a, b));
+            let (cd0, cd1) = (_mm512_unpacklo_ps(c, d), _mm512_unpackhi_ps(c, d));
+            t[i] = _mm512_shuffle_ps::<0b01_00_01_00>(ab0, cd0);
+            t[i + 1] = _mm512_shuffle_ps::<0b11_10_11_10>(ab0, cd0);
+            t[i + 2] = _mm512_shuffle_ps::<0b01_00_01_00>(ab1, cd1);
+            t[i + 3] = _mm512_shuffle_ps::<0b11_10_11_10>(ab1, cd1);
+        }
+        // Then 4x4 blocks of 128 bits.
+        let mut columns = rows;
+        for i in 0..4 {
+            let (a, b, c, d) = (t[i], t[4 + i], t[8 + i], t[12 + i]);
+            let (ab0, ab1) = (_mm512_shuffle_f32x4::<0x88>(a, b), _mm512_shuffle_f32x4::<0xdd>(a, b));
+            let (cd0, cd1) = (_mm512_shuffle_f32x4::<0x88>(c, d), _mm512_shuffle_f32x4::<0xdd>(c, d));
+            columns[i] = _mm512_shuffle_f32x4::<0x88>(ab0, cd0);
+            columns[8 + i] = _mm512_shuffle_f32x4::<0xdd>(ab0, cd0);
+            columns[4 + i] = _mm512_shuffle_f32x4::<0x88>(ab1, cd1);
+            columns[12 + i] = _mm512_shuffle_f32x4::<0xdd>(ab1, cd1);
+        }
+        columns
     }
 }

@@ -30,6 +30,12 @@ pub(crate) use scalar::Scalar;
 /// Lanes of a vector.
 pub(crate) const LANES: usize = 16;
 
+/// Most rows of a register tile.
+pub(crate) const MAX_TILE_ROWS: usize = 6;
+
+/// Panels of the register tile for each number of rows; there is one for a single row. Index 0 is unused.
+pub(crate) type TilePanels = [usize; MAX_TILE_ROWS + 1];
+
 /// Indices of the lanes, for masks.
 const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
@@ -40,13 +46,13 @@ const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10.,
 /// number named) they are read or written for. Alignment is not needed. Functions are `inline(always)` so that they
 /// become part of a caller compiled for the instruction set.
 pub(crate) trait Simd: Copy + 'static {
-    /// Sixteen lanes.
+    /// Sixteen lanes of float32.
     type V: Copy;
+    /// Sixteen lanes of 32-bit integers, or of four bytes each.
+    type I: Copy;
 
-    /// Most rows of a linear layer's register tile, at most six.
-    const TILE_ROWS: usize;
-    /// Panels of the register tile for a number of rows (index 0 is unused): 1, 2 or 4.
-    const TILE_PANELS: [usize; 7];
+    /// Panels of a linear layer's register tile by its number of rows: 1, 2 or 4; 0 where there is no such tile.
+    const TILE_PANELS: TilePanels;
     /// Queries that attention scores at once, at most eight.
     const QUERIES: usize;
 
@@ -84,6 +90,50 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn reduce_add(v: Self::V) -> f32;
     /// The largest.
     unsafe fn reduce_max(v: Self::V) -> f32;
+
+    unsafe fn splat_i32(value: i32) -> Self::I;
+    /// Sixty-four bytes.
+    unsafe fn load_words(from: *const u8) -> Self::I;
+    unsafe fn store_words(to: *mut u8, v: Self::I);
+    /// The low four bits of sixty-four bytes.
+    unsafe fn load_low_nibbles(from: *const u8) -> Self::I;
+    /// The high four bits of sixty-four bytes.
+    unsafe fn load_high_nibbles(from: *const u8) -> Self::I;
+    /// Sixteen bytes, widened.
+    unsafe fn load_u8(from: *const u8) -> Self::I;
+    unsafe fn mul_i32(a: Self::I, b: Self::I) -> Self::I;
+    unsafe fn to_f32(v: Self::I) -> Self::V;
+    /// `sum + w[0] * x[0] + ... + w[3] * x[3]` over the bytes of each lane, `w`'s unsigned and `x`'s signed, exactly.
+    unsafe fn dot(w: Self::I, x: Self::I, sum: Self::I) -> Self::I;
+
+    /// Stores the lanes, rounded to the nearest integer, ties to even; the lowest byte of numbers below 2^22.
+    #[inline(always)]
+    unsafe fn store_i8(to: *mut i8, v: Self::V) {
+        // 1.5 * 2^23: adding it rounds to an integer, whose bits end up lowest.
+        // SAFETY: the caller vouches for sixteen bytes.
+        unsafe {
+            let mut lanes = [0.0f32; LANES];
+            Self::store(lanes.as_mut_ptr(), Self::add(v, Self::splat(12_582_912.0)));
+            to.cast::<[i8; LANES]>().write_unaligned(lanes.map(|lane| lane.to_bits() as i8));
+        }
+    }
+
+    /// Lane `i` of vector `j` becomes lane `j` of vector `i`, bits unchanged.
+    #[inline(always)]
+    unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
+        // SAFETY: arrays of sixteen.
+        unsafe {
+            let mut lanes = [[0.0f32; LANES]; LANES];
+            for (row, lanes) in rows.into_iter().zip(&mut lanes) {
+                Self::store(lanes.as_mut_ptr(), row);
+            }
+            let mut columns = rows;
+            for (i, column) in columns.iter_mut().enumerate() {
+                *column = Self::load(lanes.map(|row| row[i]).as_ptr());
+            }
+            columns
+        }
+    }
 
     /// The first `n` elements, then zeros. Reads no more.
     #[inline(always)]
@@ -123,6 +173,18 @@ pub(crate) trait Simd: Copy + 'static {
             Self::select_lt(index, Self::splat(first as f32), y, x)
         }
     }
+}
+
+/// Asks for the cache line of an address, which need not exist.
+#[inline(always)]
+pub(crate) fn prefetch(from: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: every x86-64 has the instruction, and it touches no memory that a program could see.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(from.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = from;
 }
 
 #[cfg(test)]
@@ -226,6 +288,58 @@ mod tests {
                 assert_eq!(first[i], bf16::from_bits(b[i]).to_f32());
                 assert_eq!(pairs.0[i], bf16::from_bits(b[2 * i]).to_f32());
                 assert_eq!(pairs.1[i], bf16::from_bits(b[2 * i + 1]).to_f32());
+            }
+        }
+        on_all!(check);
+    }
+
+    #[test]
+    fn integers_are_exact() {
+        #[inline(always)]
+        unsafe fn check<S: Simd>() {
+            let weights: [u8; 64] = std::array::from_fn(|i| (i * 37 + 250) as u8);
+            let inputs: [i8; 4] = [-127, 127, -128, 5];
+            let (mut dots, mut floats) = ([0i32; LANES], [0.0f32; LANES]);
+            unsafe {
+                let w = S::load_words(weights.as_ptr());
+                let sum = S::dot(w, S::splat_i32(i32::from_le_bytes(inputs.map(|x| x as u8))), S::splat_i32(-7));
+                S::store_words(dots.as_mut_ptr().cast(), sum);
+                S::store(floats.as_mut_ptr(), S::to_f32(S::mul_i32(sum, S::load_u8(weights.as_ptr()))));
+            }
+            for lane in 0..LANES {
+                let terms = (0..4).map(|i| i32::from(weights[lane * 4 + i]) * i32::from(inputs[i]));
+                let want = terms.sum::<i32>() - 7;
+                assert_eq!(dots[lane], want);
+                assert_eq!(floats[lane], (want * i32::from(weights[lane])) as f32);
+            }
+            let (mut low, mut high) = ([0u8; 64], [0u8; 64]);
+            unsafe {
+                S::store_words(low.as_mut_ptr(), S::load_low_nibbles(weights.as_ptr()));
+                S::store_words(high.as_mut_ptr(), S::load_high_nibbles(weights.as_ptr()));
+            }
+            assert!((0..64).all(|i| low[i] == weights[i] & 15 && high[i] == weights[i] >> 4));
+        }
+        on_all!(check);
+    }
+
+    #[test]
+    fn narrows_and_transposes() {
+        #[inline(always)]
+        unsafe fn check<S: Simd>() {
+            let values: [f32; LANES] =
+                std::array::from_fn(|i| [0.5, 1.5, -0.5, -1.5, 126.6, -127.0, 2.4999, 0.0][i % 8]);
+            let mut bytes = [99i8; LANES];
+            unsafe { S::store_i8(bytes.as_mut_ptr(), S::load(values.as_ptr())) };
+            assert_eq!(bytes[..8], [0, 2, 0, -2, 127, -127, 2, 0]);
+            assert_eq!(bytes[8..], bytes[..8]);
+            let square: [[f32; LANES]; LANES] =
+                std::array::from_fn(|j| std::array::from_fn(|i| f32::from_bits((100 * j + i) as u32 | 0x7f80_0000)));
+            unsafe {
+                let columns = S::transpose(square.map(|row| S::load(row.as_ptr())));
+                for (i, column) in columns.into_iter().enumerate() {
+                    let column = lanes::<S>(column);
+                    assert!((0..LANES).all(|j| column[j].to_bits() == square[j][i].to_bits()));
+                }
             }
         }
         on_all!(check);

@@ -4,7 +4,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::Simd;
+use super::{Simd, TilePanels};
 
 /// Advanced SIMD.
 #[derive(Clone, Copy)]
@@ -13,6 +13,23 @@ pub(crate) struct Neon;
 /// Lanes 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
 #[derive(Clone, Copy)]
 pub(crate) struct V([float32x4_t; 4]);
+
+/// Words 0 to 3, 4 to 7, 8 to 11 and 12 to 15.
+#[derive(Clone, Copy)]
+pub(crate) struct I([int32x4_t; 4]);
+
+#[inline(always)]
+unsafe fn dot(w: int32x4_t, x: int32x4_t, sum: int32x4_t) -> int32x4_t {
+    // Bytes 0 and 2, then 1 and 3, as pairs of 16 bits.
+    let (w, x) = (vreinterpretq_u16_s32(w), vreinterpretq_s16_s32(x));
+    let even = vreinterpretq_s16_u16(vandq_u16(w, vdupq_n_u16(0xff)));
+    let odd = vreinterpretq_s16_u16(vshrq_n_u16::<8>(w));
+    let (x_even, x_odd) = (vshrq_n_s16::<8>(vshlq_n_s16::<8>(x)), vshrq_n_s16::<8>(x));
+    let low = vmull_s16(vget_low_s16(even), vget_low_s16(x_even));
+    let low = vmlal_s16(low, vget_low_s16(odd), vget_low_s16(x_odd));
+    let high = vmlal_high_s16(vmull_high_s16(even, x_even), odd, x_odd);
+    vaddq_s32(sum, vpaddq_s32(low, high))
+}
 
 #[inline(always)]
 unsafe fn zip(a: V, b: V, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> V {
@@ -69,9 +86,9 @@ unsafe fn reduce(v: V, f: impl Fn(float32x4_t, float32x4_t) -> float32x4_t) -> f
 
 impl Simd for Neon {
     type V = V;
-    // 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_ROWS: usize = 6;
-    const TILE_PANELS: [usize; 7] = [0, 4, 2, 2, 1, 1, 1];
+    type I = I;
+    // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
+    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
     const QUERIES: usize = 4;
 
     #[inline(always)]
@@ -183,5 +200,55 @@ impl Simd for Neon {
     #[inline(always)]
     unsafe fn reduce_max(v: V) -> f32 {
         reduce(v, |a, b| larger(a, b))
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> I {
+        I([vdupq_n_s32(value); 4])
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> I {
+        let from = from.cast::<i32>();
+        I([vld1q_s32(from), vld1q_s32(from.add(4)), vld1q_s32(from.add(8)), vld1q_s32(from.add(12))])
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, v: I) {
+        let to = to.cast::<i32>();
+        vst1q_s32(to, v.0[0]);
+        vst1q_s32(to.add(4), v.0[1]);
+        vst1q_s32(to.add(8), v.0[2]);
+        vst1q_s32(to.add(12), v.0[3]);
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> I {
+        I(Self::load_words(from).0.map(|v| vandq_s32(v, vdupq_n_s32(0x0f0f_0f0f))))
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> I {
+        I(Self::load_words(from).0.map(|v| vandq_s32(vshrq_n_s32::<4>(v), vdupq_n_s32(0x0f0f_0f0f))))
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> I {
+        let bytes = vld1q_u8(from);
+        let (low, high) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
+        let four =
+            [vmovl_u16(vget_low_u16(low)), vmovl_high_u16(low), vmovl_u16(vget_low_u16(high)), vmovl_high_u16(high)];
+        I(four.map(|v| vreinterpretq_s32_u32(v)))
+    }
+    #[inline(always)]
+    unsafe fn mul_i32(a: I, b: I) -> I {
+        I([vmulq_s32(a.0[0], b.0[0]), vmulq_s32(a.0[1], b.0[1]), vmulq_s32(a.0[2], b.0[2]), vmulq_s32(a.0[3], b.0[3])])
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: I) -> V {
+        V(v.0.map(|v| vcvtq_f32_s32(v)))
+    }
+    #[inline(always)]
+    unsafe fn dot(w: I, x: I, sum: I) -> I {
+        I([
+            dot(w.0[0], x.0[0], sum.0[0]),
+            dot(w.0[1], x.0[1], sum.0[1]),
+            dot(w.0[2], x.0[2], sum.0[2]),
+            dot(w.0[3], x.0[3], sum.0[3]),
+        ])
     }
 }

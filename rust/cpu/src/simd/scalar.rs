@@ -3,13 +3,14 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd};
+use super::{LANES, Simd, TilePanels};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
 pub(crate) struct Scalar;
 
 type V = [f32; LANES];
+type I = [i32; LANES];
 
 #[inline(always)]
 fn map(a: V, f: impl Fn(f32) -> f32) -> V {
@@ -38,8 +39,8 @@ fn larger(a: f32, b: f32) -> f32 {
 
 impl Simd for Scalar {
     type V = V;
-    const TILE_ROWS: usize = 2;
-    const TILE_PANELS: [usize; 7] = [0, 1, 1, 1, 1, 1, 1];
+    type I = I;
+    const TILE_PANELS: TilePanels = [0, 1, 1, 0, 0, 0, 0];
     const QUERIES: usize = 2;
 
     #[inline(always)]
@@ -121,5 +122,44 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn reduce_max(v: V) -> f32 {
         reduce(v, larger)
+    }
+    #[inline(always)]
+    unsafe fn splat_i32(value: i32) -> I {
+        [value; LANES]
+    }
+    #[inline(always)]
+    unsafe fn load_words(from: *const u8) -> I {
+        from.cast::<I>().read_unaligned()
+    }
+    #[inline(always)]
+    unsafe fn store_words(to: *mut u8, v: I) {
+        to.cast::<I>().write_unaligned(v);
+    }
+    #[inline(always)]
+    unsafe fn load_low_nibbles(from: *const u8) -> I {
+        Self::load_words(from).map(|word| word & 0x0f0f_0f0f)
+    }
+    #[inline(always)]
+    unsafe fn load_high_nibbles(from: *const u8) -> I {
+        Self::load_words(from).map(|word| word >> 4 & 0x0f0f_0f0f)
+    }
+    #[inline(always)]
+    unsafe fn load_u8(from: *const u8) -> I {
+        from.cast::<[u8; LANES]>().read_unaligned().map(i32::from)
+    }
+    #[inline(always)]
+    unsafe fn mul_i32(a: I, b: I) -> I {
+        std::array::from_fn(|i| a[i].wrapping_mul(b[i]))
+    }
+    #[inline(always)]
+    unsafe fn to_f32(v: I) -> V {
+        v.map(|v| v as f32)
+    }
+    #[inline(always)]
+    unsafe fn dot(w: I, x: I, sum: I) -> I {
+        std::array::from_fn(|i| {
+            let (w, x) = (w[i].to_le_bytes(), x[i].to_le_bytes());
+            (0..4).fold(sum[i], |sum, j| sum.wrapping_add(i32::from(w[j]) * i32::from(x[j] as i8)))
+        })
     }
 }

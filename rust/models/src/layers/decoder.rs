@@ -53,6 +53,6 @@ impl Model for Decoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.lm_head.weight.out_features()
+        self.lm_head.weight.out_features
     }
 }
