@@ -1,7 +1,7 @@
 //! The CPU kernels next to the machine's limits, as measured in the same run.
 //!
 //! `cargo bench --bench kernels` prints, per shape, bytes a second where weights or the cache are the limit (few rows), and
-//! operations a second where arithmetic is (many rows). The first lines are the limits: read bandwidth and float32 peak.
+//! operations a second where arithmetic is (many rows). The first lines are the limits: peaks of arithmetic, read bandwidth.
 
 use std::hint::black_box;
 
@@ -10,7 +10,9 @@ use criterion::{
 };
 use rustllm::cpu::{CpuBackend, CpuOptions};
 use rustllm::ops::conformance::{random_tensor, random_weight};
-use rustllm::ops::{AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCacheSpec, Result, Tensor, Weight};
+use rustllm::ops::{
+    AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCacheSpec, Result, Tensor, Weight, WeightFormat,
+};
 
 /// More than caches hold: weights are read from memory, as in a model.
 const WEIGHT_BYTES: usize = 256 << 20;
@@ -22,26 +24,43 @@ fn backend() -> CpuBackend {
 fn limits(_: &mut Criterion) {
     let backend = backend();
     let flops = backend.measure_peak_flops().expect("the pool works");
+    let int8 = backend.measure_peak_int8_ops().expect("the pool works");
     let bandwidth = backend.measure_read_bandwidth(WEIGHT_BYTES).expect("256 MiB of memory");
     println!("{} kernels on {} threads", backend.isa(), backend.num_threads());
-    println!("limit: {:.1} GFLOP/s float32, {:.2} GiB/s read\n", flops / 1e9, bandwidth / f64::from(1 << 30));
+    println!("limit: {:.0} GFLOP/s float32, {:.0} GOP/s int8", flops / 1e9, int8 / 1e9);
+    println!("limit: {:.2} GiB/s read\n", bandwidth / f64::from(1 << 30));
+}
+
+/// Bytes of a weight, scales included.
+fn weight_bytes(rows: usize, cols: usize, format: WeightFormat) -> usize {
+    match format {
+        WeightFormat::Dense(dtype) => rows * cols * dtype.size(),
+        WeightFormat::Int8 => rows * (cols + size_of::<f32>()),
+        WeightFormat::Int4 { group_size, .. } => rows * cols.div_ceil(group_size) * (group_size / 2 + 2),
+    }
 }
 
 /// Enough copies of a weight that a round of them does not stay in the caches.
-fn weights(backend: &CpuBackend, rows: usize, cols: usize, dtype: DType) -> Result<Vec<Weight>> {
-    let copies = (WEIGHT_BYTES / (rows * cols * dtype.size())).max(1);
-    (0..copies).map(|seed| random_weight(backend, rows, cols, dtype, seed as u64)).collect()
+fn weights(backend: &CpuBackend, rows: usize, cols: usize, format: WeightFormat) -> Result<Vec<Weight>> {
+    let copies = (WEIGHT_BYTES / weight_bytes(rows, cols, format)).max(1);
+    (0..copies).map(|seed| random_weight(backend, rows, cols, format, seed as u64)).collect()
 }
 
 fn linear(criterion: &mut Criterion) {
     let backend = backend();
+    let formats = [
+        WeightFormat::Dense(DType::F32),
+        WeightFormat::Dense(DType::BF16),
+        WeightFormat::Int8,
+        WeightFormat::Int4 { group_size: 32, symmetric: true },
+    ];
     for (in_features, out_features) in [(896, 4864), (2048, 8192)] {
-        for dtype in [DType::BF16, DType::F32] {
-            let weights = weights(&backend, out_features, in_features, dtype).expect("256 MiB of memory");
-            let mut group = criterion.benchmark_group(format!("linear/{dtype}/{in_features}x{out_features}"));
-            for rows in [1, 16, 512] {
+        for format in formats {
+            let weights = weights(&backend, out_features, in_features, format).expect("256 MiB of memory");
+            let mut group = criterion.benchmark_group(format!("linear/{format}/{in_features}x{out_features}"));
+            for rows in [1, 16, 64, 512] {
                 let x = random_tensor(&backend, rows, in_features, 1).expect("memory");
-                let bytes = (in_features * out_features * dtype.size()) as u64;
+                let bytes = weight_bytes(out_features, in_features, format) as u64;
                 let operations = (2 * rows * in_features * out_features) as u64;
                 group.throughput(if rows == 1 { Throughput::Bytes(bytes) } else { Throughput::Elements(operations) });
                 bench_linear(&mut group, &backend, rows, &x, &weights);

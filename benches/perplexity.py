@@ -1,9 +1,10 @@
 """What a weight format costs: perplexity of a model on a text, in every format, in one table.
 
-Usage: `python benches/perplexity.py [--model FOLDER] [--text FILE]... [--formats bfloat16,int8,...]`
+Usage: `python benches/perplexity.py [--model FOLDER] [--text FILE]... [--max-tokens N]`
 
-Without `--text` it is the held-out text of the built-in model (see tools/default_model). The text is cut into windows that see
-nothing of one another; perplexity is per token, over all tokens but each window's first.
+Without `--text` it is the held-out text of the built-in model (see tools/default_model). The text
+is cut into windows that see nothing of one another; perplexity is per token, over all tokens but
+each window's first.
 """
 
 from __future__ import annotations
@@ -17,23 +18,21 @@ from typing import Any, Final
 
 from rustllm import LLM, SamplingParams
 
+
+def _int4(group_size: int, symmetric: bool = True) -> dict[str, Any]:
+    config = {"group_size": group_size, "symmetric": symmetric}
+    return {"dtype": "bfloat16", "quantization": "int4", "quantization_config": config}
+
+
 FORMATS: Final[dict[str, dict[str, Any]]] = {
     "float32": {"dtype": "float32"},
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"dtype": "bfloat16", "quantization": "int8"},
-    "int4, groups of 32": {"dtype": "bfloat16", "quantization": "int4"},
-    "int4, groups of 64": {"dtype": "bfloat16", "quantization": "int4", "quantization_config": {"group_size": 64}},
-    "int4, groups of 128": {"dtype": "bfloat16", "quantization": "int4", "quantization_config": {"group_size": 128}},
-    "int4, groups of 32, zero points": {
-        "dtype": "bfloat16",
-        "quantization": "int4",
-        "quantization_config": {"group_size": 32, "symmetric": False},
-    },
-    "int4, groups of 128, zero points": {
-        "dtype": "bfloat16",
-        "quantization": "int4",
-        "quantization_config": {"group_size": 128, "symmetric": False},
-    },
+    "int4, groups of 32": _int4(32),
+    "int4, groups of 64": _int4(64),
+    "int4, groups of 128": _int4(128),
+    "int4, groups of 32, zero points": _int4(32, symmetric=False),
+    "int4, groups of 128, zero points": _int4(128, symmetric=False),
 }
 """Arguments of the engine by the name in the table."""
 
@@ -77,7 +76,9 @@ def perplexity(llm: LLM, prompts: Iterable[list[int]]) -> float:
     """Perplexity per token."""
     params = SamplingParams(temperature=0, max_tokens=1, prompt_logprobs=0, detokenize=False)
     total, count = 0.0, 0
-    for output in llm.generate([{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False):
+    for output in llm.generate(
+        [{"prompt_token_ids": prompt} for prompt in prompts], params, use_tqdm=False
+    ):
         ids = output.prompt_token_ids or []
         for token, entry in zip(ids[1:], (output.prompt_logprobs or [])[1:], strict=True):
             assert entry is not None

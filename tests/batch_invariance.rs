@@ -1,5 +1,5 @@
 //! The same request gives the same bits however it was run: alone, in a batch, in chunks, from the prefix cache, after
-//! preemption, on any number of threads. At every dtype, compared by the bits of the logprobs.
+//! preemption, on any number of threads. In every weight format, compared by the bits of the logprobs.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 
@@ -9,11 +9,16 @@ use std::collections::BTreeMap;
 
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Engine, EngineConfig, EngineRequest};
-use rustllm::ops::DType;
+use rustllm::ops::{DType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
 const CASES: [&str; 4] = ["llama_rope_llama3", "qwen3_bf16", "gpt2", "mistral_sliding_window"];
 const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+const QUANTIZED: [WeightFormat; 3] = [
+    WeightFormat::Int8,
+    WeightFormat::Int4 { group_size: 32, symmetric: true },
+    WeightFormat::Int4 { group_size: 64, symmetric: false },
+];
 
 type Bits = BTreeMap<(String, u32), Vec<(u32, u32)>>;
 
@@ -66,6 +71,11 @@ fn each(check: impl Fn(&str, &EngineConfig, &Bits)) {
         for dtype in DTYPES {
             let config = config(case, dtype);
             check(&format!("{case} at {dtype}"), &config, &alone(&config));
+        }
+        for format in QUANTIZED {
+            let mut config = config(case, DType::BF16);
+            config.quantization = Some(format);
+            check(&format!("{case} in {format}"), &config, &alone(&config));
         }
     }
 }

@@ -117,7 +117,8 @@ class Engine:
         enable_prefix_caching: Keep finished blocks and reuse them for equal prefixes.
         scheduling_policy: `fcfs` or `priority` (lower values first).
         seed: Seed for requests that bring none.
-        num_threads: Compute threads; `None` for one a core this process may use.
+        num_threads: Compute threads; `None` for `OMP_NUM_THREADS`, or one a core this process may
+            use.
         max_logprobs: Most `logprobs` a request may ask for; -1 for the whole vocabulary.
         logprobs_mode: `raw_logprobs`, `processed_logprobs`, `raw_logits` or `processed_logits`.
         hf_overrides: JSON object whose fields replace those of `config.json`.

@@ -85,7 +85,8 @@ class EngineArgs:
         override_generation_config: Sampling defaults that go before those.
         chat_template: Jinja source, or a file that holds it.
         device: `auto`, `cpu`, or `reference` for the slow implementation kernels are tested with.
-        num_threads: Compute threads; one for each core if not given.
+        num_threads: Compute threads; if not given, `OMP_NUM_THREADS`, else one for each core that
+            the process may use.
         disable_log_stats: Leave out `RequestOutput.metrics`.
 
     Raises:
@@ -183,7 +184,7 @@ class EngineArgs:
 
 def _check_quantization_config(config: Any) -> None:
     """Checks names and types; which go with what, and their values, the engine checks."""
-    types = {"group_size": int, "symmetric": bool}
+    allowed = {"group_size": "a positive whole number", "symmetric": "True or False"}
     if config is not None and not isinstance(config, dict):
         raise ValidationError(
             f"quantization_config must be a dict, got {type(config).__name__}",
@@ -191,15 +192,16 @@ def _check_quantization_config(config: Any) -> None:
             value=config,
         )
     for name, value in (config or {}).items():
-        if name not in types:
+        if name not in allowed:
             raise ValidationError(
                 f"quantization_config has the options group_size and symmetric, got {name!r}",
                 parameter="quantization_config",
                 value=name,
             )
-        if type(value) is not types[name] or (name == "group_size" and value < 0):
+        is_size = isinstance(value, int) and not isinstance(value, bool) and value > 0
+        if not (is_size if name == "group_size" else isinstance(value, bool)):
             raise ValidationError(
-                f"quantization_config.{name} must be a {types[name].__name__}, got {value!r}",
+                f"quantization_config.{name} must be {allowed[name]}, got {value!r}",
                 parameter=f"quantization_config.{name}",
                 value=value,
             )

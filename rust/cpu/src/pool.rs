@@ -31,9 +31,17 @@ const OPEN: u64 = 1 << 31;
 const JOINED: u64 = OPEN - 1;
 const GENERATION: u64 = 1 << 32;
 
-/// Threads to use unless told otherwise: what the machine, the process's affinity and its cgroup quota allow.
+/// Threads to use unless told otherwise: `OMP_NUM_THREADS`, as other numeric libraries read it, else what the machine, the
+/// process's affinity and its cgroup quota allow.
 pub fn default_num_threads() -> usize {
-    thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS)
+    let from_environment = std::env::var("OMP_NUM_THREADS").ok().and_then(|value| omp_num_threads(&value));
+    let available = || thread::available_parallelism().map_or(1, usize::from);
+    from_environment.unwrap_or_else(available).min(MAX_THREADS)
+}
+
+/// The number of threads of the outermost level; a value that is none is ignored, as OpenMP does.
+fn omp_num_threads(value: &str) -> Option<usize> {
+    value.split(',').next()?.trim().parse().ok().filter(|number| *number > 0)
 }
 
 /// A task that panicked, with its message.
@@ -288,6 +296,15 @@ mod tests {
             })
             .unwrap();
             assert_eq!(done.into_inner(), 50);
+        }
+    }
+
+    #[test]
+    fn reads_openmp_s_variable() {
+        assert_eq!(omp_num_threads("3"), Some(3));
+        assert_eq!(omp_num_threads(" 8,4,1"), Some(8));
+        for ignored in ["", "0", "-2", "many"] {
+            assert_eq!(omp_num_threads(ignored), None);
         }
     }
 

@@ -114,15 +114,13 @@ impl<S: Simd> InputForm<S> for Quantized {
     const SCALED: bool = true;
     #[inline(always)]
     unsafe fn words(from: *const f32, n: usize, inverse: f32) -> S::V {
-        let mut codes = [0i8; 4 * LANES];
-        for quarter in 0..4 {
-            let at = quarter * LANES;
-            if at < n {
-                let v = S::mul(S::load_partial(from.add(at), n - at), S::splat(inverse));
-                S::store_i8(codes.as_mut_ptr().add(at), v);
-            }
+        let inverse = S::splat(inverse);
+        let mut quarters = [S::splat(0.0); 4];
+        for i in 0..4 {
+            let at = (i * LANES).min(n);
+            quarters[i] = S::mul(S::load_partial(from.add(at), n - at), inverse);
         }
-        S::load(codes.as_ptr().cast())
+        S::as_f32(S::pack_i8(quarters))
     }
 }
 
@@ -186,16 +184,17 @@ unsafe fn row_scale<S: Simd>(task: &InputsTask, row: usize, inverse: &mut f32) -
     largest / 127.0 + S::reduce_add(poison)
 }
 
-/// Takes `zero` times the sums of a row's sixteen words off its groups' offsets.
+/// Takes `zero` times the sums of a row's sixteen words off its groups' offsets. Groups are whole eights of words.
 #[inline(always)]
 unsafe fn add_codes<S: Simd>(task: &InputsTask, word: usize, row: usize, codes: S::V) {
-    let mut bytes = [0.0f32; LANES];
     let mut sums = [0i32; LANES];
-    S::store(bytes.as_mut_ptr(), codes);
     let ones = S::splat_i32(0x0101_0101);
-    S::store_words(sums.as_mut_ptr().cast(), S::dot(ones, S::load_words(bytes.as_ptr().cast()), S::splat_i32(0)));
-    for i in 0..LANES.min(task.words - word) {
-        let offset = task.offsets.add((word + i) / task.group_words * task.tile_rows + row);
-        *offset = (*offset).wrapping_sub(task.zero.wrapping_mul(sums[i]));
+    S::store_words(sums.as_mut_ptr().cast(), S::dot(ones, S::as_i32(codes), S::splat_i32(0)));
+    for (i, eight) in sums.as_chunks::<8>().0.iter().enumerate() {
+        let word = word + 8 * i;
+        if word < task.words {
+            let offset = task.offsets.add(word / task.group_words * task.tile_rows + row);
+            *offset = (*offset).wrapping_sub(task.zero.wrapping_mul(eight.iter().sum()));
+        }
     }
 }

@@ -48,6 +48,9 @@ pub(crate) const PLAIN_GROUP_WORDS: usize = 64;
 /// Bytes of a panel that are asked for before they are used, where panels are read straight from memory.
 const PREFETCH_AHEAD: usize = 2048;
 
+/// Most runs that share the prefetching of a block.
+const MAX_SHARES: usize = 8;
+
 /// Bytes of scratch a task needs: a block of four panels at 64 bytes a word, and a header (scales, zero points) a group.
 pub(crate) const SCRATCH_BYTES: usize = 4 * BLOCK_WORDS * (64 + 128 / 8);
 
@@ -108,7 +111,7 @@ struct Block {
     ahead: Ahead,
 }
 
-/// What is prefetched while a block is computed: group `g + groups` of what is read, as far as it goes, then what is next.
+/// What is prefetched while a tile is computed: group `g + groups` of what is read, as far as it goes, then what is next.
 #[derive(Clone, Copy)]
 struct Ahead {
     groups: usize,
@@ -161,9 +164,14 @@ unsafe fn panels<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &
             };
             let ahead_groups = if runs == 1 { PREFETCH_AHEAD.div_ceil(group_bytes) } else { groups };
             let step_bytes = if unpack { P::W_BYTES / P::WORDS * P::Wide::WORDS } else { P::W_BYTES };
-            let ahead = Ahead { groups: ahead_groups, next, stride: task.panel_bytes, group_bytes, step_bytes };
+            // Each run asks for its share of the next block, so that the memory is busy during all of them.
+            let shares = runs.min(MAX_SHARES);
+            let share_bytes = groups * group_bytes / shares;
+            let (step_bytes, group_bytes) = (step_bytes / shares, group_bytes / shares);
+            let stride = task.panel_bytes;
+            let ahead = Ahead { groups: ahead_groups, next, stride, group_bytes, step_bytes };
             let (first, last) = (index == 0, index + 1 == blocks);
-            let (stride, col) = (task.panel_bytes, panel * LANES);
+            let col = panel * LANES;
             let mut block = Block { weights, stride, first_group, groups, words, col, first, last, ahead };
             if unpack {
                 let present = (panels - panel).min(C);
@@ -179,8 +187,11 @@ unsafe fn panels<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &
                 } else {
                     tile::<S, P, R, C>(task, &block, run);
                 }
-                // The next block is on its way; later runs touch what is in the cache already.
-                block.ahead = Ahead { groups: 0, next: block.weights, stride: 0, group_bytes: 0, step_bytes: 0 };
+                block.ahead = if run + 1 < shares {
+                    Ahead { next: ahead.next.wrapping_add((run + 1) * share_bytes), ..ahead }
+                } else {
+                    Ahead { groups: 0, next: block.weights, stride: 0, group_bytes: 0, step_bytes: 0 }
+                };
             }
         }
     }
@@ -256,7 +267,8 @@ unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &Li
     store::<S, P, R, C>(task, block, run, rows, present, &sums);
 }
 
-/// The sums of the blocks before.
+/// The sums of the blocks before. Rows and panels that are not there are loaded from the first: a branch around every load
+/// would keep the sums out of registers.
 #[inline(always)]
 unsafe fn load<S: Simd, const R: usize, const C: usize>(
     task: &LinearTask,
@@ -267,12 +279,10 @@ unsafe fn load<S: Simd, const R: usize, const C: usize>(
     sums: &mut [[S::V; C]; R],
 ) {
     for r in 0..R {
+        let row = run * R + if r < rows { r } else { 0 };
         for c in 0..C {
-            if r < rows && c < present {
-                let col = block.col + c * LANES;
-                let from = task.y.add((run * R + r) * task.y_stride + col);
-                sums[r][c] = S::load_partial(from, task.cols - col);
-            }
+            let col = block.col + if c < present { c * LANES } else { 0 };
+            sums[r][c] = S::load_partial(task.y.add(row * task.y_stride + col), task.cols - col);
         }
     }
 }

@@ -118,8 +118,8 @@ macro_rules! float32_product {
 }
 
 float32_product!(F32, 1 words of 64 bytes, |from, _part| S::load(from.cast()));
-float32_product!(F16, 1 words of 32 bytes, unpacked from 3 runs, |from, _part| S::load_f16(from.cast()));
-float32_product!(Bf16, 2 words of 64 bytes, unpacked from 3 runs, |from, part| {
+float32_product!(F16, 1 words of 32 bytes, unpacked from 4 runs, |from, _part| S::load_f16(from.cast()));
+float32_product!(Bf16, 2 words of 64 bytes, unpacked from 4 runs, |from, part| {
     if part == 0 { S::load_bf16_even(from.cast()) } else { S::load_bf16_odd(from.cast()) }
 });
 
@@ -270,7 +270,7 @@ impl<S: Simd, const ZEROS: bool, D: ByteDot<S>> Product<S> for Int4<ZEROS, D> {
     const WORDS: usize = 2;
     const W_BYTES: usize = 64;
     const HEADER: usize = if ZEROS { 48 } else { 32 };
-    const UNPACK_RUNS: usize = 2;
+    const UNPACK_RUNS: usize = 3;
     int4_product!();
 
     #[inline(always)]

@@ -196,4 +196,12 @@ impl Simd for Avx2 {
     unsafe fn dot(w: I, x: I, sum: I) -> I {
         I(dot(w.0, x.0, sum.0), dot(w.1, x.1, sum.1))
     }
+    #[inline(always)]
+    unsafe fn as_f32(v: I) -> V {
+        V(_mm256_castsi256_ps(v.0), _mm256_castsi256_ps(v.1))
+    }
+    #[inline(always)]
+    unsafe fn as_i32(v: V) -> I {
+        I(_mm256_castps_si256(v.0), _mm256_castps_si256(v.1))
+    }
 }

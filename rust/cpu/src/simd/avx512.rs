@@ -195,4 +195,20 @@ impl Simd for Avx512 {
         }
         columns
     }
+    #[inline(always)]
+    unsafe fn as_f32(v: __m512i) -> __m512 {
+        _mm512_castsi512_ps(v)
+    }
+    #[inline(always)]
+    unsafe fn as_i32(v: __m512) -> __m512i {
+        _mm512_castps_si512(v)
+    }
+    #[inline(always)]
+    unsafe fn pack_i8(v: [__m512; 4]) -> __m512i {
+        let low = _mm512_packs_epi32(_mm512_cvtps_epi32(v[0]), _mm512_cvtps_epi32(v[1]));
+        let high = _mm512_packs_epi32(_mm512_cvtps_epi32(v[2]), _mm512_cvtps_epi32(v[3]));
+        // Packing goes by quarters of a register: words 0, 4, 8, 12 of the result are the first vector's, and so on.
+        let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+        _mm512_permutexvar_epi32(order, _mm512_packs_epi16(low, high))
+    }
 }

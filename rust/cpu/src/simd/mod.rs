@@ -118,6 +118,24 @@ pub(crate) trait Simd: Copy + 'static {
         }
     }
 
+    /// The same bits.
+    unsafe fn as_f32(v: Self::I) -> Self::V;
+    /// The same bits.
+    unsafe fn as_i32(v: Self::V) -> Self::I;
+
+    /// Sixty-four lanes, as [`store_i8`](Self::store_i8) stores them.
+    #[inline(always)]
+    unsafe fn pack_i8(v: [Self::V; 4]) -> Self::I {
+        // SAFETY: an array of sixty-four.
+        unsafe {
+            let mut bytes = [0i8; 4 * LANES];
+            for (i, v) in v.into_iter().enumerate() {
+                Self::store_i8(bytes.as_mut_ptr().add(i * LANES), v);
+            }
+            Self::load_words(bytes.as_ptr().cast())
+        }
+    }
+
     /// Lane `i` of vector `j` becomes lane `j` of vector `i`, bits unchanged.
     #[inline(always)]
     unsafe fn transpose(rows: [Self::V; LANES]) -> [Self::V; LANES] {
@@ -332,6 +350,14 @@ mod tests {
             unsafe { S::store_i8(bytes.as_mut_ptr(), S::load(values.as_ptr())) };
             assert_eq!(bytes[..8], [0, 2, 0, -2, 127, -127, 2, 0]);
             assert_eq!(bytes[8..], bytes[..8]);
+            let many: [f32; 64] = std::array::from_fn(|i| i as f32 * 3.9 - 127.0);
+            let mut packed = [0i8; 64];
+            unsafe {
+                let quarters = [0, 16, 32, 48].map(|i| S::load(many.as_ptr().add(i)));
+                let words = S::as_i32(S::as_f32(S::pack_i8(quarters)));
+                S::store_words(packed.as_mut_ptr().cast(), words);
+            }
+            assert!((0..64).all(|i| packed[i] == many[i].round_ties_even() as i8));
             let square: [[f32; LANES]; LANES] =
                 std::array::from_fn(|j| std::array::from_fn(|i| f32::from_bits((100 * j + i) as u32 | 0x7f80_0000)));
             unsafe {

@@ -251,4 +251,12 @@ impl Simd for Neon {
             dot(w.0[3], x.0[3], sum.0[3]),
         ])
     }
+    #[inline(always)]
+    unsafe fn as_f32(v: I) -> V {
+        V(v.0.map(|v| vreinterpretq_f32_s32(v)))
+    }
+    #[inline(always)]
+    unsafe fn as_i32(v: V) -> I {
+        I(v.0.map(|v| vreinterpretq_s32_f32(v)))
+    }
 }

@@ -162,4 +162,12 @@ impl Simd for Scalar {
             (0..4).fold(sum[i], |sum, j| sum.wrapping_add(i32::from(w[j]) * i32::from(x[j] as i8)))
         })
     }
+    #[inline(always)]
+    unsafe fn as_f32(v: I) -> V {
+        v.map(|v| f32::from_bits(v as u32))
+    }
+    #[inline(always)]
+    unsafe fn as_i32(v: V) -> I {
+        v.map(|v| v.to_bits() as i32)
+    }
 }
