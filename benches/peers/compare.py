@@ -206,7 +206,7 @@ def parse_arguments() -> argparse.Namespace:
         description="Compare rustllm with other engines on this machine, taking turns."
     )
     add = parser.add_argument
-    add("work", type=Path, help="folder of models/, gguf/ and openvino/")
+    add("work", type=Path, help="folder of models/, gguf/ and openvino-models/")
     add("--models", type=words(*FOLDERS), default=["M1"], help=",".join(FOLDERS))
     add("--formats", type=words(*FORMATS), default=["bf16"], help=",".join(FORMATS))
     add("--workloads", type=words(*WORKLOADS), default=list(WORKLOADS), help=",".join(WORKLOADS))

@@ -44,7 +44,7 @@ class Settings:
     """Where things are.
 
     Args:
-        work: Folder of `models/`, `gguf/` and `openvino/`.
+        work: Folder of `models/`, `gguf/` and `openvino-models/`.
         threads: Compute threads of every engine.
         pythons: Interpreters of the engines that are Python packages, by name.
         llama_bin: Folder of llama.cpp's programs.
@@ -121,7 +121,7 @@ def contestants(
             continue
         source, environment = folder, OFFLINE
         if engine == "openvino":
-            source = settings.work / "openvino" / f"{folder.name}-{weights}"
+            source = settings.work / "openvino-models" / f"{folder.name}-{weights}"
         elif engine == "vllm":
             environment = vllm_environment(settings)
         command = runner(settings, engine, source, folder, weights)
