@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import platform
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -250,6 +251,8 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 def main() -> None:
     """The command line."""
     arguments = parse_arguments()
+    # As an interrupt does, so that runners are ended: they are no children of the terminal.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     print(report(run(arguments, settings_of(arguments))))
 
 

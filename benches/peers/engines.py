@@ -101,6 +101,7 @@ def vllm_environment(settings: Settings) -> dict[str, str]:
         **OFFLINE,
         "VLLM_CPU_KVCACHE_SPACE": str(KV_CACHE_GIB),
         "VLLM_CPU_OMP_THREADS_BIND": ",".join(map(str, cpus)),
+        "VLLM_USE_AOT_COMPILE": "0",
         "VLLM_LOGGING_LEVEL": "WARNING",
         "VLLM_NO_USAGE_STATS": "1",
         "LD_PRELOAD": settings.vllm_preload,

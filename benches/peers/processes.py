@@ -67,7 +67,7 @@ class RunnerProcess:
         self._unread = b""
         try:
             self.ready = self._reply()
-        except RunnerError:
+        except BaseException:  # an interrupt too: held processes would stay for ever
             self.close()
             raise
 
