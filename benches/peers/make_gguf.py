@@ -29,9 +29,18 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 def convert(folder: Path, target: Path, llama_source: Path) -> None:
     """Makes the BF16 file of one model."""
     script = llama_source / "convert_hf_to_gguf.py"
-    options = [str(folder), "--outtype", "bf16", "--outfile", str(target)]
+    part = target.with_suffix(".part")
+    options = [str(folder), "--outtype", "bf16", "--outfile", str(part)]
     command = [sys.executable, "-c", CONVERT, str(llama_source), str(script), *options]
     subprocess.run(command, check=True)
+    part.rename(target)
+
+
+def quantize(program: Path, source: Path, target: Path, kind: str) -> None:
+    """Makes a quantized file; one that was interrupted does not pass for whole."""
+    part = target.with_suffix(".part")
+    subprocess.run([program, source, part, kind], check=True)
+    part.rename(target)
 
 
 def main() -> None:
@@ -50,8 +59,7 @@ def main() -> None:
         for kind in QUANTIZED:
             target = gguf / f"{folder.name}-{kind}.gguf"
             if not target.exists():
-                quantize = arguments.llama_bin / "llama-quantize"
-                subprocess.run([quantize, source, target, kind], check=True)
+                quantize(arguments.llama_bin / "llama-quantize", source, target, kind)
 
 
 if __name__ == "__main__":
