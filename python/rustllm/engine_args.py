@@ -55,6 +55,9 @@ class EngineArgs:
         skip_tokenizer_init: Work with token ids only.
         trust_remote_code: Has no effect: no code of a model is ever run.
         dtype: `auto` (the checkpoint's), `float32` or `float`, `float16` or `half`, `bfloat16`.
+        kv_cache_dtype: How keys and values are kept: `auto` (as the weights), `float32`, `float16`,
+            `bfloat16`, or `int8`, half as large as 16 bits, with a scale for each token and head
+            (`int8_per_token_head` means the same).
         revision: Branch, tag or commit of a hub model.
         tokenizer_revision: The same for the tokenizer; by default it comes with the model.
         download_dir: Cache folder of the hub, if not the usual one.
@@ -93,6 +96,7 @@ class EngineArgs:
     skip_tokenizer_init: bool = False
     trust_remote_code: bool = False
     dtype: str = "auto"
+    kv_cache_dtype: str = "auto"
     revision: str | None = None
     tokenizer_revision: str | None = None
     download_dir: str | os.PathLike[str] | None = None

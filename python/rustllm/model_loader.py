@@ -99,6 +99,7 @@ def _start_engine(
     return Engine(
         folder,
         dtype=args.dtype,
+        kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,

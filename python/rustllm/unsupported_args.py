@@ -30,7 +30,6 @@ NEUTRAL: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "pooler_config": ((None,), _NO_POOLING),
     "quantization": ((None,), "checkpoints are read as f32, f16 or bf16 so far"),
     "quantization_config": ((None,), "checkpoints are read as f32, f16 or bf16 so far"),
-    "kv_cache_dtype": (("auto",), "keys and values are kept in the model's dtype so far"),
     "load_format": (("auto", "safetensors"), "weights are read from safetensors only"),
     "config_format": (("auto", "hf"), "models are described by config.json only"),
     "tensor_parallel_size": ((1,), _ONE_DEVICE),

@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use rustllm_core::SchedulingPolicy;
-use rustllm_ops::DType;
+use rustllm_ops::{DType, KvCacheDType};
 use serde_json::{Map, Value};
 
 use crate::sampler::LogprobsMode;
@@ -15,8 +15,10 @@ pub const GIB: u64 = 1 << 30;
 pub struct EngineConfig {
     /// Folder with `config.json` and safetensors.
     pub model: PathBuf,
-    /// Element type of weights and cache; `None` takes the checkpoint's.
+    /// Element type of weights; `None` takes the checkpoint's.
     pub dtype: Option<DType>,
+    /// How keys and values are kept; `None` keeps them in the weights' element type.
+    pub kv_cache_dtype: Option<KvCacheDType>,
     /// Where to compute.
     pub device: Device,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
@@ -57,6 +59,7 @@ impl EngineConfig {
         Self {
             model: model.into(),
             dtype: None,
+            kv_cache_dtype: None,
             device: Device::Auto,
             max_model_len: None,
             max_num_seqs: 128,

@@ -41,6 +41,7 @@ impl Simd for Scalar {
     const TILE_ROWS: usize = 2;
     const TILE_PANELS: [usize; 7] = [0, 1, 1, 1, 1, 1, 1];
     const QUERIES: usize = 2;
+    const ACCUMULATORS: usize = 2;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> V {
@@ -69,6 +70,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load_bf16_odd(from: *const u16) -> V {
         from.cast::<[[u16; 2]; LANES]>().read_unaligned().map(|pair| f32::from_bits(u32::from(pair[1]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> V {
+        from.cast::<[i8; LANES]>().read_unaligned().map(f32::from)
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {
