@@ -11,11 +11,15 @@ use criterion::{
 use rustllm::cpu::{CpuBackend, CpuOptions};
 use rustllm::ops::conformance::{random_tensor, random_weight};
 use rustllm::ops::{
-    AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCacheSpec, Result, Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCache, KvCacheDType, KvCacheSpec, Result, Tensor,
+    Weight, WeightFormat,
 };
 
 /// More than caches hold: weights are read from memory, as in a model.
 const WEIGHT_BYTES: usize = 256 << 20;
+
+/// Tokens of a cache block: the engine's default.
+const BLOCK_SIZE: usize = 16;
 
 fn backend() -> CpuBackend {
     CpuBackend::new(CpuOptions::default()).expect("RUSTLLM_ISA names an instruction set of this machine")
@@ -83,49 +87,69 @@ fn bench_linear(
     });
 }
 
-/// One sequence of `context` tokens whose last `rows` are computed now.
-fn one_sequence(context: usize, rows: usize, block_size: usize) -> AttentionMetadata {
-    let range = |from: usize, to: usize| Indices::host((from as u32..to as u32).collect());
+/// `num_seqs` sequences of `context` tokens each, the last `rows` of which are computed now. Blocks are dealt out of order, as
+/// they are once sequences have come and gone.
+fn batch(num_seqs: usize, context: usize, rows: usize) -> AttentionMetadata {
+    let max_blocks_per_seq = context / BLOCK_SIZE;
+    let num_blocks = num_seqs * max_blocks_per_seq;
+    assert!(num_blocks.is_power_of_two(), "an odd stride reaches every block of a power of two");
+    let block_table: Vec<u32> = (0..num_blocks).map(|i| (i * 37 % num_blocks) as u32).collect();
+    let tokens = || (0..num_seqs).flat_map(|seq| (context - rows..context).map(move |position| (seq, position)));
+    let slot = |(seq, position): (usize, usize)| {
+        block_table[seq * max_blocks_per_seq + position / BLOCK_SIZE] * BLOCK_SIZE as u32
+            + (position % BLOCK_SIZE) as u32
+    };
     AttentionMetadata {
-        positions: range(context - rows, context),
-        slot_mapping: range(context - rows, context),
-        query_start_loc: Indices::host(vec![0, rows as u32]),
-        seq_lens: Indices::host(vec![context as u32]),
-        block_table: range(0, context / block_size),
-        max_blocks_per_seq: context / block_size,
+        positions: Indices::host(tokens().map(|(_, position)| position as u32).collect()),
+        slot_mapping: Indices::host(tokens().map(slot).collect()),
+        query_start_loc: Indices::host((0..=num_seqs).map(|seq| (seq * rows) as u32).collect()),
+        seq_lens: Indices::host(vec![context as u32; num_seqs]),
+        block_table: Indices::host(block_table),
+        max_blocks_per_seq,
     }
+}
+
+/// A cache of as many layers as it takes to be larger than the processor's caches, filled.
+fn filled_cache(backend: &CpuBackend, spec: &KvCacheSpec, num_seqs: usize, context: usize) -> Result<KvCache> {
+    let layer_bytes = backend.kv_cache_block_bytes(spec) * spec.num_blocks;
+    let spec = KvCacheSpec { num_layers: WEIGHT_BYTES.div_ceil(layer_bytes), ..*spec };
+    let cache = backend.alloc_kv_cache(&spec)?;
+    let kv = random_tensor(backend, num_seqs * context, spec.num_kv_heads * spec.head_dim, 2)?;
+    let all = batch(num_seqs, context, context);
+    for layer in 0..spec.num_layers {
+        backend.write_kv(&kv, &kv, cache.layer(layer), &all)?;
+    }
+    Ok(cache)
 }
 
 fn attention(criterion: &mut Criterion) {
     let backend = backend();
-    let block_size = 32;
     for (num_heads, num_kv_heads, head_dim) in [(14, 2, 64), (32, 8, 64)] {
         let params = AttentionParams { num_heads, num_kv_heads, head_dim, scale: 0.125, sliding_window: None };
-        for dtype in [DType::BF16, DType::F32] {
-            let name = format!("attention/{dtype}/{num_heads}-{num_kv_heads}x{head_dim}");
-            let mut group = criterion.benchmark_group(name);
-            for (label, context, rows) in [("decode", 2048, 1), ("prefill", 512, 512)] {
-                let spec = KvCacheSpec {
-                    num_layers: 1,
-                    num_kv_heads,
-                    head_dim,
-                    block_size,
-                    num_blocks: context / block_size,
-                    dtype,
-                };
-                let cache = backend.alloc_kv_cache(&spec).expect("memory");
-                let kv = random_tensor(&backend, context, num_kv_heads * head_dim, 2).expect("memory");
-                let all = one_sequence(context, context, block_size);
-                backend.write_kv(&kv, &kv, cache.layer(0), &all).expect("the op works");
-                let q = random_tensor(&backend, rows, num_heads * head_dim, 3).expect("memory");
-                let metadata = one_sequence(context, rows, block_size);
-                let bytes = 2 * context * num_kv_heads * head_dim * dtype.size();
+        for dtype in [KvCacheDType::BF16, KvCacheDType::Int8] {
+            let mut group =
+                criterion.benchmark_group(format!("attention/{dtype}/{num_heads}-{num_kv_heads}x{head_dim}"));
+            for (num_seqs, context, rows) in
+                [(1, 1024, 1), (1, 8192, 1), (16, 1024, 1), (16, 8192, 1), (1, 512, 512), (1, 2048, 2048)]
+            {
+                let num_blocks = num_seqs * context / BLOCK_SIZE;
+                let spec =
+                    KvCacheSpec { num_layers: 1, num_kv_heads, head_dim, block_size: BLOCK_SIZE, num_blocks, dtype };
+                let cache = filled_cache(&backend, &spec, num_seqs, context).expect("memory");
+                let q = random_tensor(&backend, num_seqs * rows, num_heads * head_dim, 3).expect("memory");
+                let metadata = batch(num_seqs, context, rows);
+                let bytes = num_seqs * context * backend.kv_cache_block_bytes(&spec) / BLOCK_SIZE;
                 // Scores and weighted values of a causal triangle, a multiply-add each.
                 let operations = 2 * 2 * rows * (rows + 1) / 2 * num_heads * head_dim;
                 let decode = Throughput::Bytes(bytes as u64);
                 group.throughput(if rows == 1 { decode } else { Throughput::Elements(operations as u64) });
+                let label = if rows == 1 { format!("decode of {num_seqs}") } else { "prefill".into() };
+                let mut layers = (0..cache.spec().num_layers).cycle();
                 group.bench_function(BenchmarkId::new(label, context), |bencher| {
-                    bencher.iter(|| black_box(backend.attention(&q, cache.layer(0), &metadata, &params)));
+                    bencher.iter(|| {
+                        let layer = cache.layer(layers.next().expect("a cycle"));
+                        black_box(backend.attention(&q, layer, &metadata, &params).expect("the op works"))
+                    });
                 });
             }
             group.finish();

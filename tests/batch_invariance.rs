@@ -1,5 +1,5 @@
 //! The same request gives the same bits however it was run: alone, in a batch, in chunks, from the prefix cache, after
-//! preemption, on any number of threads. In every weight format, compared by the bits of the logprobs.
+//! preemption, on any number of threads. In every format of weights and cache, compared by the bits of the logprobs.
 
 #![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
 
@@ -9,11 +9,13 @@ use std::collections::BTreeMap;
 
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Engine, EngineConfig, EngineRequest};
-use rustllm::ops::{DType, WeightFormat};
+use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
 const CASES: [&str; 4] = ["llama_rope_llama3", "qwen3_bf16", "gpt2", "mistral_sliding_window"];
-const DTYPES: [DType; 3] = [DType::F32, DType::BF16, DType::F16];
+/// Of the weights, and of the cache where that is another.
+const DTYPES: [(DType, Option<KvCacheDType>); 4] =
+    [(DType::F32, None), (DType::BF16, None), (DType::F16, None), (DType::BF16, Some(KvCacheDType::Int8))];
 const QUANTIZED: [WeightFormat; 3] = [
     WeightFormat::Int8,
     WeightFormat::Int4 { group_size: 32, symmetric: true },
@@ -26,9 +28,9 @@ fn bits(run: &Run) -> Bits {
     run.sequences.iter().map(|(key, generated)| (key.clone(), generated.bits())).collect()
 }
 
-fn config(case: &str, dtype: DType) -> EngineConfig {
+fn config(case: &str, dtype: DType, kv_cache_dtype: Option<KvCacheDType>) -> EngineConfig {
     let mut config = EngineConfig::new(golden(case));
-    config.dtype = Some(dtype);
+    (config.dtype, config.kv_cache_dtype) = (Some(dtype), kv_cache_dtype);
     config.num_gpu_blocks_override = Some(512);
     config.num_threads = Some(2);
     config.max_num_seqs = 16;
@@ -68,12 +70,12 @@ fn alone(config: &EngineConfig) -> Bits {
 
 fn each(check: impl Fn(&str, &EngineConfig, &Bits)) {
     for case in CASES {
-        for dtype in DTYPES {
-            let config = config(case, dtype);
-            check(&format!("{case} at {dtype}"), &config, &alone(&config));
+        for (dtype, kv_cache_dtype) in DTYPES {
+            let config = config(case, dtype, kv_cache_dtype);
+            check(&format!("{case} at {dtype}, cache {kv_cache_dtype:?}"), &config, &alone(&config));
         }
         for format in QUANTIZED {
-            let mut config = config(case, DType::BF16);
+            let mut config = config(case, DType::BF16, None);
             config.quantization = Some(format);
             check(&format!("{case} in {format}"), &config, &alone(&config));
         }

@@ -8,12 +8,18 @@ use std::path::Path;
 
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Device, EngineConfig};
-use rustllm::ops::DType;
+use rustllm::ops::{DType, KvCacheDType};
 use serde_json::Value;
 use support::{Generated, golden, golden_cases, numbers, request, run};
 
 /// `tests/goldens/README.md` derives it: float32 engines differ by up to 6e-5, and any missing term by 0.1.
 const TOLERANCE: f32 = 1e-4;
+
+/// What a cache's dtype may move logprobs by, on average and at most: half more than measured (float16 0.0007 and 0.011, bfloat16
+/// 0.0056 and 0.053, int8 0.0148 and 0.136). Weights are random, so that nothing is as sure as in a trained model and every
+/// rounding shows.
+const MOVED: [(KvCacheDType, (f32, f32)); 3] =
+    [(KvCacheDType::F16, (0.0011, 0.017)), (KvCacheDType::BF16, (0.0084, 0.08)), (KvCacheDType::Int8, (0.022, 0.21))];
 
 fn reference(folder: &Path) -> Value {
     let text = std::fs::read_to_string(folder.join("reference.json")).unwrap();
@@ -63,6 +69,44 @@ fn check(case: &str, device: Device, longest: usize) {
     let generated = run(&config, requests.collect());
     for (i, prompt) in prompts.iter().enumerate() {
         assert_matches(case, prompt, &generated.sequences[&(i.to_string(), 0)]);
+    }
+}
+
+/// How far a cache of another dtype moves the logprobs of float32 models' prompts: mean and largest difference over all cases.
+fn moved_by(kv_cache_dtype: KvCacheDType) -> (f32, f32) {
+    let (mut sum, mut count, mut largest) = (0.0, 0, 0.0f32);
+    for case in golden_cases() {
+        let folder = golden(&case);
+        let reference = reference(&folder);
+        let mut config = EngineConfig::new(&folder);
+        (config.dtype, config.kv_cache_dtype) = (Some(DType::F32), Some(kv_cache_dtype));
+        config.num_gpu_blocks_override = Some(256);
+        let params = SamplingParams { max_tokens: Some(1), prompt_logprobs: Some(0), ..SamplingParams::default() };
+        let prompts = reference["prompts"].as_array().unwrap();
+        let requests = prompts
+            .iter()
+            .enumerate()
+            .map(|(i, prompt)| request(&i.to_string(), numbers(&prompt["prompt_token_ids"]), params.clone()));
+        let generated = run(&config, requests.collect());
+        for (i, prompt) in prompts.iter().enumerate() {
+            let theirs: Vec<f32> = numbers(&prompt["prompt_logprobs"]);
+            let ours = &generated.sequences[&(i.to_string(), 0)].prompt_logprobs;
+            assert_eq!(ours.len(), theirs.len(), "{case}");
+            for (a, b) in ours.iter().zip(&theirs) {
+                (sum, count, largest) = (sum + (a - b).abs(), count + 1, largest.max((a - b).abs()));
+            }
+        }
+    }
+    (sum / count as f32, largest)
+}
+
+#[test]
+fn a_smaller_cache_is_near() {
+    for (dtype, (mean_bound, largest_bound)) in MOVED {
+        let (mean, largest) = moved_by(dtype);
+        println!("{dtype}: mean {mean}, largest {largest}");
+        assert!(mean > mean_bound / 4.0, "{dtype}: rounded less than it should: {mean}");
+        assert!(mean < mean_bound && largest < largest_bound, "{dtype}: mean {mean}, largest {largest}");
     }
 }
 

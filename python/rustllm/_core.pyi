@@ -78,6 +78,7 @@ class ModelInfo:
     dtype: str
     quantization: str | None
     """What linear layers were quantized to, if they were."""
+    kv_cache_dtype: str
     device: str
     """`cpu` or `reference`."""
     isa: str
@@ -124,6 +125,7 @@ class Engine:
         hf_overrides: JSON object whose fields replace those of `config.json`.
         eos_token_ids: End-of-sequence tokens; `None` for the model folder's.
         progress: Called with (bytes loaded, bytes in all) while weights load.
+        kv_cache_dtype: `auto` (the weights'), `float32`, `float16`, `bfloat16` or `int8`.
 
     Raises:
         ValidationError: an argument out of range.
@@ -155,6 +157,7 @@ class Engine:
         hf_overrides: str | None = None,
         eos_token_ids: Sequence[int] | None = None,
         progress: Callable[[int, int], None] | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> Engine: ...
     @property
     def model_info(self) -> ModelInfo:

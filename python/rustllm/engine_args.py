@@ -60,6 +60,9 @@ class EngineArgs:
             in eight bits.
         quantization_config: Options of `int4`: `group_size` (32, 64 or 128 columns that share a
             scale; 32 if not given) and `symmetric` (`False` for groups with zero points).
+        kv_cache_dtype: How keys and values are kept: `auto` (as the weights), `float32`, `float16`,
+            `bfloat16`, or `int8`, half as large as 16 bits, with a scale for each token and head
+            (`int8_per_token_head` means the same).
         revision: Branch, tag or commit of a hub model.
         tokenizer_revision: The same for the tokenizer; by default it comes with the model.
         download_dir: Cache folder of the hub, if not the usual one.
@@ -101,6 +104,7 @@ class EngineArgs:
     dtype: str = "auto"
     quantization: str | None = None
     quantization_config: dict[str, Any] | None = None
+    kv_cache_dtype: str = "auto"
     revision: str | None = None
     tokenizer_revision: str | None = None
     download_dir: str | os.PathLike[str] | None = None

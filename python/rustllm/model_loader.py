@@ -103,6 +103,7 @@ def _start_engine(
         quantization=args.quantization,
         quantization_group_size=quantization_options.get("group_size"),
         quantization_symmetric=quantization_options.get("symmetric"),
+        kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,

@@ -28,7 +28,6 @@ NEUTRAL: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
     "convert": (("auto", "none"), _NO_POOLING),
     "task": ((None, "auto", "generate"), _NO_POOLING),
     "pooler_config": ((None,), _NO_POOLING),
-    "kv_cache_dtype": (("auto",), "keys and values are kept in the model's dtype so far"),
     "load_format": (("auto", "safetensors"), "weights are read from safetensors only"),
     "config_format": (("auto", "hf"), "models are described by config.json only"),
     "tensor_parallel_size": ((1,), _ONE_DEVICE),

@@ -74,6 +74,25 @@ def test_says_what_it_loaded(engine: Engine) -> None:
     assert info.eos_token_ids == [2]
 
 
+@pytest.mark.parametrize(
+    ("given", "kept", "bytes_per_element"),
+    [("auto", "float32", 4), ("bfloat16", "bfloat16", 2), ("int8_per_token_head", "int8", 1)],
+)
+def test_keeps_keys_and_values_as_asked(given: str, kept: str, bytes_per_element: int) -> None:
+    engine = open_engine(kv_cache_dtype=given)
+    info = engine.model_info
+    assert (info.dtype, info.kv_cache_dtype) == ("float32", kept)
+    config = json.loads((LLAMA / "config.json").read_text())
+    head_dim = config.get("head_dim", config["hidden_size"] // config["num_attention_heads"])
+    # A key, a value filled up to vectors of 16, and with int8 a scale for each.
+    elements = head_dim + -(-head_dim // 16) * 16
+    per_token = elements * bytes_per_element + (8 if kept == "int8" else 0)
+    heads = config["num_hidden_layers"] * config["num_key_value_heads"]
+    assert info.kv_cache_bytes == info.num_blocks * info.block_size * heads * per_token
+    engine.add_request("a", [5, 6, 7], GREEDY)
+    assert len(tokens(drain(engine)["a", 0])) == GREEDY.max_tokens
+
+
 def test_sequences_of_a_request_share_its_prompt(engine: Engine) -> None:
     params = SamplingParams(n=3, max_tokens=4, seed=3, ignore_eos=True, logprobs=2)
     engine.add_request("a", list(range(3, 43)), params)
@@ -210,6 +229,7 @@ def test_refuses_what_the_model_cannot_sample(
     ("options", "message"),
     [
         ({"dtype": "int3"}, 'dtype must be one of auto, half, .* got "int3"'),
+        ({"kv_cache_dtype": "fp8"}, 'kv_cache_dtype must be one of auto, .*, int8, got "fp8"'),
         ({"device": "tpu"}, 'device must be one of auto, cpu, reference, got "tpu"'),
         ({"block_size": 24}, "block_size must be a multiple of 16"),
         ({"max_num_seqs": 0}, "max_num_seqs must be between 1"),

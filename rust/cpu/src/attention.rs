@@ -1,35 +1,50 @@
-//! Causal attention over paged keys and values, with an online softmax.
+//! Causal attention over paged keys and values.
 //!
 //! ```text
-//!                  positions of the sequence, in tiles of 16 by absolute position
-//!             tile 0      tile 1      tile 2      tile 3
-//!          ┌───────────┬───────────┬───────────┬───────────┐
-//!   row 40 │ ######### │ ######### │ #########  (masked)   │      a task: some rows of one sequence x one KV head.
-//!   row 41 │ ######### │ ######### │ ########## (masked)   │      Every key and value vector is read once for all the
-//!   ...    │           │           │           │           │      task's queries: its rows' x the KV head's query heads.
-//!          └───────────┴───────────┴───────────┴───────────┘
+//!               positions of the sequence, cut into chunks at multiples of 256 whatever the batch
+//!                 chunk 0                  chunk 1                  chunk 2
+//!          ┌────────────────────────┬────────────────────────┬────────────────────────┐
+//!  row 600 │ ###################### │ ###################### │ ########               │   a task: some rows of one
+//!  row 601 │ ###################### │ ###################### │ #########              │   sequence x one KV head, whose
+//!   ...    └────────────────────────┴────────────────────────┴────────────────────────┘   queries share every read
+//!                    │                        │                        │
+//!            (max, sum, out)          (max, sum, out)          (max, sum, out)            a softmax each
+//!                    └──────────►  combined in this order  ◄──────────┘
 //!
-//!   a tile, up to 8 queries at once
-//!     scores = Σ_d q[d] keys[d][0..16]      one chain over d a query, no sums across lanes
-//!     m'     = max(m, max scores)           p = exp(scores - m'),  a = exp(m - m')
-//!     l      = l a + p                      sixteen lanes, summed at the end
-//!     out    = out a + Σ_i p[i] values[i]   positions in order
+//!   a chunk      scores  = q . keys                  step by step of 64 positions, all queries before the next step
+//!                max     = max scores                weights = exp(scores - max), sum = Σ weights
+//!                out     = Σ weights x values        positions in order
+//!   combining    m'      = max(m, max)               out = out exp(m - m') + out of the chunk exp(max - m'), sum alike
 //! ```
 //!
-//! A query meets its tiles in order of position, and nothing else enters its arithmetic: not the rows or heads it is computed
-//! with, nor how its sequence was cut into chunks and blocks. Positions it may not see contribute nothing, whatever is
-//! stored there: their scores are replaced before they are used and their values are not read.
-#![allow(clippy::needless_range_loop, reason = "tiles of registers are indexed by row and panel")]
+//! A query meets its chunks in order of position, and nothing else enters its arithmetic: not the rows or heads it is computed
+//! with, nor how its sequence was cut into steps of the engine and blocks. Whether one task goes through the chunks or several
+//! tasks compute one each, to be combined afterwards ([`combine`]), is the same arithmetic too. Positions a query may not see
+//! contribute nothing, whatever is stored there: their scores are replaced before they are used and their values are not read.
 #![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `AttentionTask`'s")]
 
+use crate::attention_tile::{CacheElement, Kernel, Rows, SCORES_STRIDE, STEP, STEP_VECTORS, Step};
 use crate::kv_cache::padded_head_dim;
 use crate::math;
 use crate::simd::{LANES, Simd};
 
-/// A kernel's share of an attention op: rows of one sequence and one KV head.
+/// Positions that a softmax is taken over at once.
+pub(crate) const CHUNK: usize = 256;
+/// Most rows of a task.
+pub(crate) const MAX_ROWS: usize = 64;
+
+const CHUNK_VECTORS: usize = CHUNK / LANES;
+/// Most queries of a register tile.
+const MAX_BLOCK: usize = 8;
+/// Most parts that a block of queries sees a step in.
+const MAX_PARTS: usize = 2 * MAX_BLOCK + 1;
+/// Queries for which it pays to convert keys and values to float32 once.
+const WORTH_WIDENING: usize = 16;
+
+/// A kernel's share of an attention op: rows of one sequence, one KV head and some chunks.
 ///
-/// Safety: pointers are valid for what the sizes say, `blocks` for every tile the positions reach; `out` is this
-/// task's alone; `scratch` holds [`scratch_len`] elements.
+/// Safety: pointers are valid for what the sizes say, `blocks` for every position seen; `out`, or else `partials`, is
+/// this task's alone; `scratch` holds [`scratch_len`] elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionTask {
     /// The first row's query, at the KV head's first query head.
@@ -40,7 +55,7 @@ pub(crate) struct AttentionTask {
     pub(crate) out: *mut f32,
     /// Elements from row to row of `out`.
     pub(crate) out_stride: usize,
-    /// Rows.
+    /// Rows, at most [`MAX_ROWS`].
     pub(crate) rows: usize,
     /// Position of each row.
     pub(crate) positions: *const u32,
@@ -56,244 +71,431 @@ pub(crate) struct AttentionTask {
     pub(crate) keys: *const u8,
     /// The KV head's values in block 0.
     pub(crate) values: *const u8,
-    /// Elements from block to block of `keys`.
-    pub(crate) key_block_stride: usize,
-    /// Elements from block to block of `values`.
-    pub(crate) value_block_stride: usize,
+    /// Bytes from block to block.
+    pub(crate) block_bytes: usize,
     /// The sequence's blocks.
     pub(crate) blocks: *const u32,
     /// Positions a block holds.
     pub(crate) block_size: usize,
+    /// The task's first chunk.
+    pub(crate) first_chunk: usize,
+    /// The chunk after its last.
+    pub(crate) end_chunk: usize,
+    /// The register tiles' kernels.
+    pub(crate) tiles: Tiles,
+    /// Where a partial result of each chunk goes ([`partial_len`] elements), to be combined by another task. Null if this
+    /// one computes all chunks and writes `out`.
+    pub(crate) partials: *mut f32,
     /// This thread's memory.
     pub(crate) scratch: *mut f32,
 }
 
+/// The kernels of register tiles. They are called through pointers so that a machine has each of them once.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tiles {
+    /// Scores against the cache's elements.
+    pub(crate) score: Kernel,
+    /// Weighs the cache's elements.
+    pub(crate) weigh: Kernel,
+    /// Scores against keys widened to float32.
+    pub(crate) score_wide: Kernel,
+    /// Weighs values widened to float32.
+    pub(crate) weigh_wide: Kernel,
+}
+
+/// Elements of the partial result of a chunk: for each query its output, then a vector that starts with sum and maximum.
+pub(crate) fn partial_len(queries: usize, head_dim: usize) -> usize {
+    queries * (padded_head_dim(head_dim) + LANES)
+}
+
 /// Elements of scratch for `queries` (rows x group).
 pub(crate) fn scratch_len(queries: usize, head_dim: usize) -> usize {
-    // Query, output, sixteen partial sums and the running maximum of each.
-    queries * (head_dim + padded_head_dim(head_dim) + LANES + 1) + LANES
+    // Queries, scores, results of a chunk and of all so far, and a step's keys or values.
+    let widened = STEP * padded_head_dim(head_dim);
+    queries * (padded_head_dim(head_dim) + SCORES_STRIDE) + 2 * partial_len(queries, head_dim) + widened
 }
 
-/// Element type of a cache.
-pub(crate) trait CacheElement<S: Simd> {
-    const BYTES: usize;
-    unsafe fn load(from: *const u8) -> S::V;
-}
-
-/// Float32 cache.
-pub(crate) struct CacheF32;
-/// Half cache.
-pub(crate) struct CacheF16;
-/// bfloat16 cache.
-pub(crate) struct CacheBf16;
-
-impl<S: Simd> CacheElement<S> for CacheF32 {
-    const BYTES: usize = 4;
-    #[inline(always)]
-    unsafe fn load(from: *const u8) -> S::V {
-        S::load(from.cast())
-    }
-}
-
-impl<S: Simd> CacheElement<S> for CacheF16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load(from: *const u8) -> S::V {
-        S::load_f16(from.cast())
-    }
-}
-
-impl<S: Simd> CacheElement<S> for CacheBf16 {
-    const BYTES: usize = 2;
-    #[inline(always)]
-    unsafe fn load(from: *const u8) -> S::V {
-        S::load_bf16(from.cast())
-    }
-}
-
-/// What is kept of each query between tiles, in a task's scratch.
+/// A task's scratch.
 #[derive(Clone, Copy)]
-struct State {
-    q: *const f32,
-    out: *mut f32,
-    sums: *mut f32,
-    max: *mut f32,
-    /// Width of a query of `out`.
-    out_width: usize,
-    head_dim: usize,
+struct Memory {
+    q: *mut f32,
+    scores: *mut f32,
+    partial: *mut f32,
+    total: *mut f32,
+    widened: *mut f32,
 }
 
-/// A tile's keys and values and the positions of it that may be seen.
+impl Memory {
+    unsafe fn of(task: &AttentionTask) -> Self {
+        let (queries, width) = (task.rows * task.group, padded_head_dim(task.head_dim));
+        let widened = task.scratch;
+        let partial = widened.add(STEP * width);
+        let total = partial.add(partial_len(queries, task.head_dim));
+        let scores = total.add(partial_len(queries, task.head_dim));
+        Self { q: scores.add(queries * SCORES_STRIDE), scores, partial, total, widened }
+    }
+}
+
+/// Positions `first .. last` of a chunk.
 #[derive(Clone, Copy)]
-struct Tile {
-    keys: *const u8,
-    key_stride: usize,
-    values: *const u8,
+struct Span {
     first: usize,
     last: usize,
-    scale: f32,
+}
+
+impl Span {
+    fn is_empty(self) -> bool {
+        self.first >= self.last
+    }
+
+    /// What lies in both.
+    fn and(self, other: Self) -> Self {
+        Self { first: self.first.max(other.first), last: self.last.min(other.last) }
+    }
+
+    /// From the first position in either to the last.
+    fn hull(self, other: Self) -> Self {
+        match (self.is_empty(), other.is_empty()) {
+            (true, _) => other,
+            (_, true) => self,
+            _ => Self { first: self.first.min(other.first), last: self.last.max(other.last) },
+        }
+    }
+}
+
+const NOTHING: Span = Span { first: 0, last: 0 };
+
+/// Where the keys or values of sixteen positions start; null where nobody sees them.
+type Starts = [*const u8; CHUNK_VECTORS];
+
+/// A chunk of a task: what each row sees of it, and where that is.
+struct Chunk {
+    seen: [Span; MAX_ROWS],
+    /// What any row sees.
+    all: Span,
+    keys: Starts,
+    values: Starts,
+    key_scales: [*const f32; CHUNK_VECTORS],
+    value_scales: [*const f32; CHUNK_VECTORS],
+}
+
+impl Chunk {
+    #[inline(always)]
+    unsafe fn find<S: Simd, E: CacheElement<S>>(task: &AttentionTask, index: usize) -> Self {
+        let mut chunk = Self {
+            seen: [NOTHING; MAX_ROWS],
+            all: NOTHING,
+            keys: [std::ptr::null(); CHUNK_VECTORS],
+            values: [std::ptr::null(); CHUNK_VECTORS],
+            key_scales: [std::ptr::null(); CHUNK_VECTORS],
+            value_scales: [std::ptr::null(); CHUNK_VECTORS],
+        };
+        for row in 0..task.rows {
+            chunk.seen[row] = seen(task, row, index);
+            chunk.all = chunk.all.hull(chunk.seen[row]);
+        }
+        let width = padded_head_dim(task.head_dim);
+        for vector in chunk.all.first / LANES..chunk.all.last.div_ceil(LANES) {
+            let position = index * CHUNK + vector * LANES;
+            let (block, offset) = (*task.blocks.add(position / task.block_size) as usize, position % task.block_size);
+            let keys = task.keys.add(block * task.block_bytes);
+            let values = task.values.add(block * task.block_bytes);
+            chunk.keys[vector] = keys.add(offset * E::BYTES);
+            chunk.values[vector] = values.add(offset * width * E::BYTES);
+            if E::SCALED {
+                let elements = task.block_size * E::BYTES;
+                chunk.key_scales[vector] = keys.add(task.head_dim * elements).cast::<f32>().add(offset);
+                chunk.value_scales[vector] = values.add(width * elements).cast::<f32>().add(offset);
+            }
+        }
+        chunk
+    }
+
+    /// Steps that hold what is seen.
+    fn steps(&self) -> std::ops::Range<usize> {
+        self.all.first / STEP..self.all.last.div_ceil(STEP)
+    }
+
+    /// What any query from `from` to `to` sees of step `index`.
+    fn seen_by(&self, task: &AttentionTask, from: usize, to: usize, index: usize) -> Span {
+        let rows = &self.seen[from / task.group..=(to - 1) / task.group];
+        let any = rows.iter().fold(NOTHING, |any, row| any.hull(*row));
+        any.and(Span { first: index * STEP, last: (index + 1) * STEP })
+    }
+}
+
+/// What a row sees of a chunk.
+#[inline(always)]
+unsafe fn seen(task: &AttentionTask, row: usize, chunk: usize) -> Span {
+    let end = *task.positions.add(row) as usize + 1;
+    let inside = |position: usize| position.saturating_sub(chunk * CHUNK).min(CHUNK);
+    Span { first: inside(end.saturating_sub(task.window)), last: inside(end) }
+}
+
+/// Step `index` of keys or values. What is read `after` the last one is prefetched with it.
+fn step(starts: &Starts, after: &[*const u8], index: usize, stride: usize) -> Step {
+    let (this, next) = (index * STEP_VECTORS, (index + 1) * STEP_VECTORS);
+    let next = starts.get(next..next + STEP_VECTORS).filter(|next| !next[0].is_null()).unwrap_or(after);
+    let mut step = Step { from: [std::ptr::null(); STEP_VECTORS], ahead: [std::ptr::null(); STEP_VECTORS], stride };
+    for v in 0..STEP_VECTORS {
+        step.from[v] = starts[this + v];
+        step.ahead[v] = next.get(v).copied().filter(|next| !next.is_null()).unwrap_or(step.from[v]);
+    }
+    step
+}
+
+/// Whether keys and values are converted to float32 once for all queries, and not for each block of them.
+fn widens<S: Simd, E: CacheElement<S>>(queries: usize) -> bool {
+    E::BYTES < size_of::<f32>() && queries >= WORTH_WIDENING
+}
+
+/// Queries `from .. to` that are computed in one register tile, one such range after another. Against elements that are
+/// converted on the way, as many as possible; else, where there are registers for it, as many as go with all of a step's vectors.
+fn blocks<S: Simd, E: CacheElement<S>>(queries: usize) -> impl Iterator<Item = (usize, usize)> {
+    let with_a_step = S::ACCUMULATORS / STEP_VECTORS;
+    let most = if widens::<S, E>(queries) && with_a_step >= STEP_VECTORS { with_a_step } else { S::QUERIES };
+    let count = queries.div_ceil(most);
+    (0..count).map(move |block| (block * queries / count, (block + 1) * queries / count))
 }
 
 /// Computes a task.
 #[inline(always)]
 pub(crate) unsafe fn attention<S: Simd, E: CacheElement<S>>(task: &AttentionTask) {
-    let state = begin(task);
-    let positions = std::slice::from_raw_parts(task.positions, task.rows);
-    let first_of = |position: u32| (position as usize + 1).saturating_sub(task.window);
-    let lowest = positions.iter().map(|p| first_of(*p)).min().unwrap_or(0);
-    let all_see_from = positions.iter().map(|p| first_of(*p)).max().unwrap_or(0);
-    let highest = positions.iter().max().map_or(0, |p| *p as usize);
-    let all_see_to = positions.iter().min().map_or(0, |p| *p as usize);
-    for start in (lowest / LANES * LANES..=highest).step_by(LANES) {
-        let block = *task.blocks.add(start / task.block_size) as usize;
-        let offset = start % task.block_size;
-        let keys = task.keys.add((block * task.key_block_stride + offset) * E::BYTES);
-        let value_row = padded_head_dim(task.head_dim);
-        let values = task.values.add((block * task.value_block_stride + offset * value_row) * E::BYTES);
-        let tile = Tile { keys, key_stride: task.block_size, values, first: 0, last: LANES, scale: task.scale };
-        if start >= all_see_from && start + LANES <= all_see_to + 1 {
-            queries::<S, E>(state, tile, 0, task.rows * task.group);
+    let memory = Memory::of(task);
+    scale_queries::<S, E>(task, memory);
+    let mut chunk = Chunk::find::<S, E>(task, task.first_chunk);
+    for index in task.first_chunk..task.end_chunk {
+        let next = (index + 1 < task.end_chunk).then(|| Chunk::find::<S, E>(task, index + 1));
+        let partial = match task.partials.is_null() {
+            true => memory.partial,
+            false => task.partials.add((index - task.first_chunk) * partial_len(task.rows * task.group, task.head_dim)),
+        };
+        scores::<S, E>(task, memory, &chunk);
+        weights::<S, E>(task, memory, &chunk, partial);
+        let after = next.as_ref().map_or(&[][..], |next| &next.keys[..STEP_VECTORS]);
+        outputs::<S, E>(task, memory, &chunk, after, partial);
+        if task.partials.is_null() {
+            combine_chunk::<S>(task, memory.total, partial, index);
+        }
+        if let Some(next) = next {
+            chunk = next;
+        }
+    }
+    if task.partials.is_null() {
+        finish::<S>(task, memory.total);
+    }
+}
+
+/// Combines the partial results of all chunks, `task.partials`, and writes the rows.
+#[inline(always)]
+pub(crate) unsafe fn combine<S: Simd>(task: &AttentionTask) {
+    let memory = Memory::of(task);
+    for index in task.first_chunk..task.end_chunk {
+        let len = partial_len(task.rows * task.group, task.head_dim);
+        combine_chunk::<S>(task, memory.total, task.partials.add((index - task.first_chunk) * len), index);
+    }
+    finish::<S>(task, memory.total);
+}
+
+/// Copies the queries together, scaled: block after block, the elements `d` of a block's queries side by side.
+#[inline(always)]
+unsafe fn scale_queries<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memory) {
+    for row in 0..task.rows {
+        let q = task.q.add(row * task.q_stride);
+        for d in (0..task.group * task.head_dim).step_by(LANES) {
+            S::prefetch(q.add(d).cast());
+        }
+    }
+    for (from, to) in blocks::<S, E>(task.rows * task.group) {
+        let mut next = memory.q.add(from * task.head_dim);
+        let mut queries = [std::ptr::null(); MAX_BLOCK];
+        for (query, start) in (from..to).zip(&mut queries) {
+            *start = task.q.add(query / task.group * task.q_stride + query % task.group * task.head_dim);
+        }
+        for d in 0..task.head_dim {
+            for query in &queries[..to - from] {
+                *next = *query.add(d) * task.scale;
+                next = next.add(1);
+            }
+        }
+    }
+}
+
+/// Scores of all queries for the vectors of positions they see.
+#[inline(always)]
+unsafe fn scores<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memory, chunk: &Chunk) {
+    let queries = task.rows * task.group;
+    let widens = widens::<S, E>(queries);
+    let kernel = if widens { task.tiles.score_wide } else { task.tiles.score };
+    for index in chunk.steps() {
+        let values = &chunk.values[chunk.steps().start * STEP_VECTORS..][..STEP_VECTORS];
+        let mut keys = step(&chunk.keys, values, index, task.block_size * E::BYTES);
+        if widens {
+            keys = keys.widen::<S, E>(task.head_dim, 1, memory.widened);
+        }
+        for (from, to) in blocks::<S, E>(queries) {
+            let seen = chunk.seen_by(task, from, to, index);
+            if seen.is_empty() {
+                continue;
+            }
+            let (first, last) = ((seen.first - index * STEP) / LANES, (seen.last - index * STEP).div_ceil(LANES));
+            let rows = Rows {
+                x: memory.q.add(from * task.head_dim),
+                to: memory.scores.add(from * SCORES_STRIDE + index * STEP),
+                to_stride: SCORES_STRIDE,
+                width: task.head_dim,
+                count: to - from,
+            };
+            kernel(&rows, &keys, first, last);
+        }
+    }
+}
+
+/// Turns each query's scores into weights; their sum and the largest score go to `partial`.
+#[inline(always)]
+unsafe fn weights<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memory, chunk: &Chunk, partial: *mut f32) {
+    let width = padded_head_dim(task.head_dim);
+    for query in 0..task.rows * task.group {
+        let Span { first, last } = chunk.seen[query / task.group];
+        let scores = memory.scores.add(query * SCORES_STRIDE);
+        let vectors = first / LANES..last.div_ceil(LANES);
+        let mut max = S::splat(f32::NEG_INFINITY);
+        for vector in vectors.clone() {
+            let (to, begin) = (scores.add(vector * LANES), vector * LANES);
+            let mut score = S::load(to);
+            if E::SCALED {
+                score = S::mul(score, S::load(chunk.key_scales[vector]));
+            }
+            let whole = first <= begin && begin + LANES <= last;
+            if !whole {
+                let unseen = S::splat(f32::NEG_INFINITY);
+                score = S::select_range(first.saturating_sub(begin), (last - begin).min(LANES), score, unseen);
+            }
+            if E::SCALED || !whole {
+                S::store(to, score);
+            }
+            max = S::max(score, max);
+        }
+        let max = S::reduce_max(max);
+        let mut sum = S::splat(0.0);
+        for vector in vectors {
+            let to = scores.add(vector * LANES);
+            let mut weight = math::exp::<S>(S::sub(S::load(to), S::splat(max)));
+            sum = S::add(sum, weight);
+            if E::SCALED {
+                weight = S::mul(weight, S::load(chunk.value_scales[vector]));
+            }
+            S::store(to, weight);
+        }
+        let to = partial.add(query * (width + LANES) + width);
+        S::store(to, S::splat(0.0));
+        (*to, *to.add(1)) = (S::reduce_add(sum), max);
+    }
+}
+
+/// The weighted values of all queries, to `partial`.
+#[inline(always)]
+unsafe fn outputs<S: Simd, E: CacheElement<S>>(
+    task: &AttentionTask,
+    memory: Memory,
+    chunk: &Chunk,
+    after: &[*const u8],
+    partial: *mut f32,
+) {
+    let (queries, width) = (task.rows * task.group, padded_head_dim(task.head_dim));
+    let widens = widens::<S, E>(queries);
+    let kernel = if widens { task.tiles.weigh_wide } else { task.tiles.weigh };
+    for query in 0..queries {
+        partial.add(query * (width + LANES)).write_bytes(0, width);
+    }
+    for index in chunk.steps() {
+        let mut values = step(&chunk.values, after, index, width * E::BYTES);
+        if widens {
+            values = values.widen::<S, E>(LANES, width / LANES, memory.widened);
+        }
+        for block in blocks::<S, E>(queries) {
+            let (parts, count) = parts(task, chunk, block, index);
+            for (from, to, seen) in &parts[..count] {
+                let rows = Rows {
+                    x: memory.scores.add(from * SCORES_STRIDE + index * STEP),
+                    to: partial.add(from * (width + LANES)),
+                    to_stride: width + LANES,
+                    width,
+                    count: to - from,
+                };
+                kernel(&rows, &values, seen.first - index * STEP, seen.last - index * STEP);
+            }
+        }
+    }
+}
+
+/// Queries (first, last) and the positions they are weighed for together.
+type Part = (usize, usize, Span);
+
+/// What queries `from .. to` see of step `index`: together where all of them see it, row by row before and after that. A
+/// query meets what it sees in order. Returns the parts and their number.
+fn parts(task: &AttentionTask, chunk: &Chunk, (from, to): (usize, usize), index: usize) -> ([Part; MAX_PARTS], usize) {
+    let step = Span { first: index * STEP, last: (index + 1) * STEP };
+    let rows = from / task.group..(to - 1) / task.group + 1;
+    let common = chunk.seen[rows.clone()].iter().fold(step, |common, row| common.and(*row));
+    let (mut parts, mut count) = ([(0, 0, NOTHING); MAX_PARTS], 0);
+    let mut add = |from: usize, to: usize, span: Span| {
+        if !span.is_empty() {
+            parts[count] = (from, to, span);
+            count += 1;
+        }
+    };
+    let before = if common.is_empty() { step } else { Span { last: common.first, ..step } };
+    for row in rows.clone() {
+        add(from.max(row * task.group), to.min((row + 1) * task.group), chunk.seen[row].and(before));
+    }
+    if !common.is_empty() {
+        add(from, to, common);
+        for row in rows {
+            let after = chunk.seen[row].and(Span { first: common.last, ..step });
+            add(from.max(row * task.group), to.min((row + 1) * task.group), after);
+        }
+    }
+    (parts, count)
+}
+
+/// Brings the partial result of a chunk into `total`.
+#[inline(always)]
+unsafe fn combine_chunk<S: Simd>(task: &AttentionTask, total: *mut f32, partial: *const f32, index: usize) {
+    let width = padded_head_dim(task.head_dim);
+    for query in 0..task.rows * task.group {
+        let (total, partial) = (total.add(query * (width + LANES)), partial.add(query * (width + LANES)));
+        let seen = seen(task, query / task.group, index);
+        if seen.is_empty() {
             continue;
         }
-        for (row, position) in positions.iter().enumerate() {
-            let first = first_of(*position).saturating_sub(start);
-            let last = (*position as usize + 1).saturating_sub(start).min(LANES);
-            if first < last {
-                queries::<S, E>(state, Tile { first, last, ..tile }, row * task.group, (row + 1) * task.group);
-            }
+        let end = *task.positions.add(query / task.group) as usize + 1;
+        if end.saturating_sub(task.window) / CHUNK == index {
+            std::ptr::copy_nonoverlapping(partial, total, width + LANES);
+            continue;
         }
-    }
-    finish::<S>(task, state);
-}
-
-/// Copies the queries together and clears the state.
-#[inline(always)]
-unsafe fn begin(task: &AttentionTask) -> State {
-    let (queries, head_dim) = (task.rows * task.group, task.head_dim);
-    let out_width = padded_head_dim(head_dim);
-    let out = task.scratch;
-    let sums = out.add(queries * out_width);
-    let q = sums.add(queries * LANES);
-    let max = q.add(queries * head_dim);
-    out.write_bytes(0, queries * (out_width + LANES));
-    for row in 0..task.rows {
-        let from = task.q.add(row * task.q_stride);
-        std::ptr::copy_nonoverlapping(from, q.add(row * task.group * head_dim), task.group * head_dim);
-    }
-    for query in 0..queries {
-        *max.add(query) = f32::NEG_INFINITY;
-    }
-    State { q, out, sums, max, out_width, head_dim }
-}
-
-/// Queries `from .. to` against a tile, as many at once as registers allow.
-#[inline(always)]
-unsafe fn queries<S: Simd, E: CacheElement<S>>(state: State, tile: Tile, from: usize, to: usize) {
-    let mut query = from;
-    while query < to {
-        let count = (to - query).min(S::QUERIES);
-        macro_rules! dispatch {
-            ($($count:literal)*) => {
-                match count {
-                    $($count if const { $count <= S::QUERIES } => update::<S, E, $count>(state, tile, query),)*
-                    _ => unreachable!("QUERIES is at most eight"),
-                }
-            };
+        let (old, new) = (*total.add(width + 1), *partial.add(width + 1));
+        let max = if old > new { old } else { new };
+        let mut decay = [0.0f32; LANES];
+        (decay[0], decay[1]) = (old - max, new - max);
+        S::store(decay.as_mut_ptr(), math::exp::<S>(S::load(decay.as_ptr())));
+        for d in (0..width + LANES).step_by(LANES) {
+            let old = S::mul(S::load(total.add(d)), S::splat(decay[0]));
+            S::store(total.add(d), S::mul_add(S::load(partial.add(d)), S::splat(decay[1]), old));
         }
-        dispatch!(1 2 3 4 5 6 7 8);
-        query += count;
-    }
-}
-
-/// Brings a tile into the softmax of queries `query .. query + R`.
-#[inline(always)]
-unsafe fn update<S: Simd, E: CacheElement<S>, const R: usize>(state: State, tile: Tile, query: usize) {
-    let mut scores = [S::splat(0.0); R];
-    let q = state.q.add(query * state.head_dim);
-    let mut keys = tile.keys;
-    for d in 0..state.head_dim {
-        let key = E::load(keys);
-        for r in 0..R {
-            scores[r] = S::mul_add(S::splat(*q.add(r * state.head_dim + d)), key, scores[r]);
-        }
-        keys = keys.add(tile.key_stride * E::BYTES);
-    }
-    let whole = tile.first == 0 && tile.last == LANES;
-    let max = state.max.add(query);
-    let (mut old, mut new) = ([0.0f32; LANES], [0.0f32; LANES]);
-    for r in 0..R {
-        scores[r] = S::mul(scores[r], S::splat(tile.scale));
-        if !whole {
-            scores[r] = S::select_range(tile.first, tile.last, scores[r], S::splat(f32::NEG_INFINITY));
-        }
-        let largest = S::reduce_max(scores[r]);
-        old[r] = *max.add(r);
-        new[r] = if old[r] > largest { old[r] } else { largest };
-        *max.add(r) = new[r];
-    }
-    let mut decay = [0.0f32; LANES];
-    S::store(decay.as_mut_ptr(), math::exp::<S>(S::sub(S::load(old.as_ptr()), S::load(new.as_ptr()))));
-    let mut weights = [[0.0f32; LANES]; R];
-    for r in 0..R {
-        let p = math::exp::<S>(S::sub(scores[r], S::splat(new[r])));
-        S::store(weights[r].as_mut_ptr(), p);
-        let sums = state.sums.add((query + r) * LANES);
-        S::store(sums, S::mul_add(S::load(sums), S::splat(decay[r]), p));
-    }
-    let mut d = 0;
-    while d < state.out_width {
-        if d + 2 * LANES <= state.out_width {
-            accumulate::<S, E, R, 2>(state, tile, query, d, &weights, &decay);
-            d += 2 * LANES;
-        } else {
-            accumulate::<S, E, R, 1>(state, tile, query, d, &weights, &decay);
-            d += LANES;
-        }
-    }
-}
-
-/// `out[d ..] = out[d ..] * decay + Σ weights[i] * values[i][d ..]`, `C` vectors of it.
-#[inline(always)]
-unsafe fn accumulate<S: Simd, E: CacheElement<S>, const R: usize, const C: usize>(
-    state: State,
-    tile: Tile,
-    query: usize,
-    d: usize,
-    weights: &[[f32; LANES]; R],
-    decay: &[f32; LANES],
-) {
-    let out = state.out.add(query * state.out_width + d);
-    let mut sums = [[S::splat(0.0); C]; R];
-    for r in 0..R {
-        for c in 0..C {
-            sums[r][c] = S::mul(S::load(out.add(r * state.out_width + c * LANES)), S::splat(decay[r]));
-        }
-    }
-    let mut values = tile.values.add((tile.first * state.out_width + d) * E::BYTES);
-    for i in tile.first..tile.last {
-        for c in 0..C {
-            let value = E::load(values.add(c * LANES * E::BYTES));
-            for r in 0..R {
-                sums[r][c] = S::mul_add(S::splat(*weights[r].get_unchecked(i)), value, sums[r][c]);
-            }
-        }
-        values = values.add(state.out_width * E::BYTES);
-    }
-    for r in 0..R {
-        for c in 0..C {
-            S::store(out.add(r * state.out_width + c * LANES), sums[r][c]);
-        }
+        *total.add(width + 1) = max;
     }
 }
 
 /// Divides by the sums and writes the rows.
 #[inline(always)]
-unsafe fn finish<S: Simd>(task: &AttentionTask, state: State) {
+unsafe fn finish<S: Simd>(task: &AttentionTask, total: *const f32) {
+    let width = padded_head_dim(task.head_dim);
     for query in 0..task.rows * task.group {
         let (row, head) = (query / task.group, query % task.group);
         let to = task.out.add(row * task.out_stride + head * task.head_dim);
-        let from = state.out.add(query * state.out_width);
-        let inverse = S::splat(1.0 / S::reduce_add(S::load(state.sums.add(query * LANES))));
+        let from = total.add(query * (width + LANES));
+        let inverse = S::splat(1.0 / *from.add(width));
         for d in (0..task.head_dim).step_by(LANES) {
             S::store_partial(to.add(d), S::mul(S::load(from.add(d)), inverse), task.head_dim - d);
         }

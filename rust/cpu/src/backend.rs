@@ -7,6 +7,7 @@ use rustllm_ops::{
 };
 
 use crate::arena::Arena;
+use crate::attend::Work;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
 use crate::pack::{Layout, PackedWeight};
@@ -29,7 +30,7 @@ pub struct CpuOptions {
 
 /// The backend of this machine's processor.
 ///
-/// Activations are float32; weights may be in any [`WeightFormat`]. The cache's block size is a multiple of
+/// Activations are float32; weights may be in any [`WeightFormat`], the cache in any [`KvCacheDType`]. Its block size is a multiple of
 /// 16. Ops of one backend run one at a time, whichever threads call them, each on all threads of the pool.
 #[derive(Debug)]
 pub struct CpuBackend {
@@ -56,7 +57,7 @@ impl CpuBackend {
         let kernels = Kernels::of(isa).ok_or_else(unavailable)?;
         let num_threads = options.num_threads.unwrap_or_else(default_num_threads);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let step = Step { arena: Arena::new(id), pool: Pool::new(num_threads)?, items: Vec::new(), backend: id };
+        let step = Step { arena: Arena::new(id), pool: Pool::new(num_threads)?, work: Work::default(), backend: id };
         Ok(Self { isa, kernels, num_threads, id, step: Mutex::new(step) })
     }
 
@@ -147,6 +148,10 @@ impl Backend for CpuBackend {
 
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
         kv_cache::alloc(spec, self.id)
+    }
+
+    fn kv_cache_block_bytes(&self, spec: &KvCacheSpec) -> usize {
+        kv_cache::block_bytes(spec)
     }
 
     fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
@@ -270,7 +275,7 @@ impl Backend for CpuBackend {
                 unsafe {
                     let columns = head * head_dim..(head + 1) * head_dim;
                     let (key, value) = (&keys.row_slice(row)[columns.clone()], &values.row_slice(row)[columns]);
-                    cache.write(head, *slot as usize, key, value);
+                    cache.write(self.kernels, head, *slot as usize, key, value);
                 }
             }
         })

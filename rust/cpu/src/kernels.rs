@@ -4,10 +4,11 @@
 //! compiled with the instruction set's features, once a set, and collects the wrappers. The choice is made once, when
 //! the backend is made; nothing below looks at features again.
 
-use rustllm_ops::{Activation, DType, WeightFormat};
+use rustllm_ops::{Activation, DType, KvCacheDType, WeightFormat};
 
 use crate::Isa;
-use crate::attention::{AttentionTask, CacheBf16, CacheF16, CacheF32};
+use crate::attention::{AttentionTask, Tiles};
+use crate::attention_tile::{CacheBf16, CacheF16, CacheF32, CacheInt8, Rows, Step};
 use crate::gemm::{
     Bf16, F16, F32, InputsTask, Int4, Int8, LinearTask, PlainF32, Quantized, RoundedBf16, RoundedF16, Widening,
 };
@@ -69,6 +70,17 @@ tables! {
     attention_f32 = attention::attention<CacheF32>(task: &AttentionTask);
     attention_f16 = attention::attention<CacheF16>(task: &AttentionTask);
     attention_bf16 = attention::attention<CacheBf16>(task: &AttentionTask);
+    attention_int8 = attention::attention<CacheInt8>(task: &AttentionTask);
+    score_f32 = attention_tile::score<CacheF32>(rows: &Rows, step: &Step, first: usize, last: usize);
+    score_f16 = attention_tile::score<CacheF16>(rows: &Rows, step: &Step, first: usize, last: usize);
+    score_bf16 = attention_tile::score<CacheBf16>(rows: &Rows, step: &Step, first: usize, last: usize);
+    score_int8 = attention_tile::score<CacheInt8>(rows: &Rows, step: &Step, first: usize, last: usize);
+    weigh_f32 = attention_tile::weigh<CacheF32>(rows: &Rows, step: &Step, first: usize, last: usize);
+    weigh_f16 = attention_tile::weigh<CacheF16>(rows: &Rows, step: &Step, first: usize, last: usize);
+    weigh_bf16 = attention_tile::weigh<CacheBf16>(rows: &Rows, step: &Step, first: usize, last: usize);
+    weigh_int8 = attention_tile::weigh<CacheInt8>(rows: &Rows, step: &Step, first: usize, last: usize);
+    combine_attention = attention::combine(task: &AttentionTask);
+    quantize_head = kv_cache::quantize_head(x: *const f32, n: usize, to: *mut i8, stride: usize, scale: *mut f32);
     rms_norm = norm::rms_norm(x: *const f32, weight: *const f32, to: *mut f32, n: usize, eps: f32);
     layer_norm = norm::layer_norm(x: *const f32, weight: *const f32, bias: *const f32, to: *mut f32, n: usize, eps: f32);
     add_assign = elementwise::add_assign(x: *mut f32, y: *const f32, n: usize);
@@ -180,12 +192,24 @@ impl Kernels {
         }
     }
 
+    /// The kernels of attention's register tiles for a cache of `dtype`.
+    pub(crate) fn attention_tiles(&self, dtype: KvCacheDType) -> Tiles {
+        let (score, weigh) = match dtype {
+            KvCacheDType::F32 => (self.score_f32, self.weigh_f32),
+            KvCacheDType::F16 => (self.score_f16, self.weigh_f16),
+            KvCacheDType::BF16 => (self.score_bf16, self.weigh_bf16),
+            KvCacheDType::Int8 => (self.score_int8, self.weigh_int8),
+        };
+        Tiles { score, weigh, score_wide: self.score_f32, weigh_wide: self.weigh_f32 }
+    }
+
     /// The attention kernel for a cache of `dtype`.
-    pub(crate) fn attention(&self, dtype: DType) -> unsafe fn(&AttentionTask) {
+    pub(crate) fn attention(&self, dtype: KvCacheDType) -> unsafe fn(&AttentionTask) {
         match dtype {
-            DType::F32 => self.attention_f32,
-            DType::F16 => self.attention_f16,
-            DType::BF16 => self.attention_bf16,
+            KvCacheDType::F32 => self.attention_f32,
+            KvCacheDType::F16 => self.attention_f16,
+            KvCacheDType::BF16 => self.attention_bf16,
+            KvCacheDType::Int8 => self.attention_int8,
         }
     }
 }

@@ -1,29 +1,45 @@
 //! The paged cache's memory: keys transposed, so that attention needs no sums across lanes.
 //!
 //! ```text
-//!   keys     [num_blocks][kv_heads][head_dim][block_size]       values  [num_blocks][kv_heads][block_size][head_dim']
+//!   cache    [num_blocks][num_layers][kv_heads][keys, then values]
+//!
+//!   keys     [head_dim][block_size]                             values  [block_size][head_dim']
 //!
 //!            position  0  1  2 ... 15 | 16 ...                           d   0  1  2 ... head_dim' (a multiple of 16)
 //!     d = 0          [ one vector     | next tile ]              position 0 [ vector | vector | ... ]
 //!     d = 1          [                |           ]              position 1 [                       ]
 //!     ...                                                        ...
+//!     int8: scales   [ one a position |           ]              scales     [ one a position        ]
 //!
 //!   scores[0..16] += q[d] * keys[d][0..16]                       out[..] += p[position] * values[position][..]
 //! ```
+//!
+//! All that a token leaves behind, in all layers, is in one place: little memory is touched until much of the cache is in use, even
+//! where the system gives it in huge pages; and what a head reads of a block is one stretch.
+//!
+//! With int8, a head's float32 scales follow its elements in every block: a score is multiplied by its key's scale, a weight by
+//! its value's, and elements are used as the integers they are.
+#![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is its `Safety` section's")]
 
 use std::any::Any;
 use std::sync::Arc;
 
-use rustllm_ops::{DType, Error, KvCache, KvCacheLayer, KvCacheSpec, Result, Storage};
+use rustllm_ops::quantize::TINY;
+use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec, Result, Storage};
 
+use crate::kernels::Kernels;
 use crate::memory::{AlignedBytes, checked_size};
-use crate::simd::LANES;
+use crate::simd::{LANES, Simd};
+
+/// Bytes of a page, and of the stretch of memory that meets every set of a first-level cache.
+const PAGE: usize = 4096;
 
 /// One layer's keys and values.
 #[derive(Debug)]
 pub(crate) struct KvBlocks {
-    keys: AlignedBytes,
-    values: AlignedBytes,
+    /// Of all layers.
+    memory: Arc<AlignedBytes>,
+    layer: usize,
     spec: KvCacheSpec,
     backend: u64,
 }
@@ -39,16 +55,24 @@ pub(crate) fn padded_head_dim(head_dim: usize) -> usize {
     head_dim.next_multiple_of(LANES)
 }
 
-impl KvBlocks {
-    fn new(spec: &KvCacheSpec, backend: u64) -> Result<Self> {
-        let KvCacheSpec { num_kv_heads, head_dim, block_size, num_blocks, dtype, .. } = *spec;
-        let bytes = |width: usize| {
-            let size = checked_size(&[num_blocks, num_kv_heads, block_size, width, dtype.size()], "the KV cache")?;
-            AlignedBytes::zeroed(size, "the KV cache")
-        };
-        Ok(Self { keys: bytes(head_dim)?, values: bytes(padded_head_dim(head_dim))?, spec: *spec, backend })
-    }
+/// Bytes that a head's keys or values of a position take, scale included: `width` elements.
+fn position_bytes(width: usize, dtype: KvCacheDType) -> usize {
+    width.saturating_mul(dtype.size()).saturating_add(dtype.scale_size())
+}
 
+/// Bytes of a block over all layers.
+///
+/// Blocks at a large power of two from each other would share a few sets of the second-level cache, where the keys of a context
+/// have to stay while many queries read them: such blocks are set apart by an odd number of pages.
+pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
+    let widths = [spec.head_dim, padded_head_dim(spec.head_dim)];
+    let position = widths.iter().map(|width| position_bytes(*width, spec.dtype)).fold(0, usize::saturating_add);
+    let counts = [spec.num_layers, spec.num_kv_heads, spec.block_size];
+    let bytes = counts.iter().fold(position, |bytes, count| bytes.saturating_mul(*count));
+    if bytes >= 8 * PAGE && bytes.is_multiple_of(2 * PAGE) { bytes.saturating_add(PAGE) } else { bytes }
+}
+
+impl KvBlocks {
     /// The cache's size and dtype.
     pub(crate) fn spec(&self) -> &KvCacheSpec {
         &self.spec
@@ -59,65 +83,99 @@ impl KvBlocks {
         self.backend
     }
 
+    fn key_bytes(&self) -> usize {
+        self.spec.block_size * position_bytes(self.spec.head_dim, self.spec.dtype)
+    }
+
+    fn value_bytes(&self) -> usize {
+        self.spec.block_size * position_bytes(padded_head_dim(self.spec.head_dim), self.spec.dtype)
+    }
+
     /// Keys of a head of block 0.
     pub(crate) fn keys(&self, head: usize) -> *mut u8 {
-        let elements = head * self.spec.head_dim * self.spec.block_size;
-        self.keys.as_ptr().wrapping_add(elements * self.spec.dtype.size())
+        let before = self.layer * self.spec.num_kv_heads + head;
+        self.memory.as_ptr().wrapping_add(before * (self.key_bytes() + self.value_bytes()))
     }
 
     /// Values of a head of block 0.
     pub(crate) fn values(&self, head: usize) -> *mut u8 {
-        let elements = head * padded_head_dim(self.spec.head_dim) * self.spec.block_size;
-        self.values.as_ptr().wrapping_add(elements * self.spec.dtype.size())
+        self.keys(head).wrapping_add(self.key_bytes())
     }
 
-    /// Elements from a head's keys in one block to those in the next.
-    pub(crate) fn key_block_stride(&self) -> usize {
-        self.spec.num_kv_heads * self.spec.head_dim * self.spec.block_size
-    }
-
-    /// Elements from a head's values in one block to those in the next.
-    pub(crate) fn value_block_stride(&self) -> usize {
-        self.spec.num_kv_heads * padded_head_dim(self.spec.head_dim) * self.spec.block_size
+    /// Bytes from block to block.
+    pub(crate) fn block_bytes(&self) -> usize {
+        block_bytes(&self.spec)
     }
 
     /// Writes one head's key and value of one token.
     ///
     /// # Safety
-    /// `head` and `slot` are inside the cache, and nobody else touches that head of that slot.
-    pub(crate) unsafe fn write(&self, head: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let (block, offset) = (slot / self.spec.block_size, slot % self.spec.block_size);
-        let key_at = block * self.key_block_stride() + offset;
-        let value_at = block * self.value_block_stride() + offset * padded_head_dim(self.spec.head_dim);
-        let (keys, values) = (self.keys(head), self.values(head));
-        // SAFETY: head and slot are inside, so are the elements; their memory is aligned for their type.
-        unsafe {
-            match self.spec.dtype {
-                DType::F32 => {
-                    scatter(keys.cast::<f32>().add(key_at), self.spec.block_size, key, |v| v);
-                    scatter(values.cast::<f32>().add(value_at), 1, value, |v| v);
-                }
-                DType::F16 => {
-                    let bits = |v| half::f16::from_f32(v).to_bits();
-                    scatter(keys.cast::<u16>().add(key_at), self.spec.block_size, key, bits);
-                    scatter(values.cast::<u16>().add(value_at), 1, value, bits);
-                }
-                DType::BF16 => {
-                    let bits = |v| half::bf16::from_f32(v).to_bits();
-                    scatter(keys.cast::<u16>().add(key_at), self.spec.block_size, key, bits);
-                    scatter(values.cast::<u16>().add(value_at), 1, value, bits);
-                }
+    /// `head` and `slot` are inside the cache, nobody else touches that head of that slot, and the machine runs the kernels.
+    pub(crate) unsafe fn write(&self, kernels: &Kernels, head: usize, slot: usize, key: &[f32], value: &[f32]) {
+        let (block_size, width) = (self.spec.block_size, padded_head_dim(self.spec.head_dim));
+        let (block, offset) = (slot / block_size, slot % block_size);
+        let keys = self.keys(head).add(block * self.block_bytes());
+        let values = self.values(head).add(block * self.block_bytes());
+        let (key_at, value_at) = (offset, offset * width);
+        match self.spec.dtype {
+            KvCacheDType::F32 => {
+                scatter(keys.cast::<f32>().add(key_at), block_size, key, |v| v);
+                scatter(values.cast::<f32>().add(value_at), 1, value, |v| v);
+            }
+            KvCacheDType::F16 => {
+                let bits = |v| half::f16::from_f32(v).to_bits();
+                scatter(keys.cast::<u16>().add(key_at), block_size, key, bits);
+                scatter(values.cast::<u16>().add(value_at), 1, value, bits);
+            }
+            KvCacheDType::BF16 => {
+                let bits = |v| half::bf16::from_f32(v).to_bits();
+                scatter(keys.cast::<u16>().add(key_at), block_size, key, bits);
+                scatter(values.cast::<u16>().add(value_at), 1, value, bits);
+            }
+            KvCacheDType::Int8 => {
+                let key_scales = keys.add(key.len() * block_size).cast::<f32>();
+                let value_scales = values.add(width * block_size).cast::<f32>();
+                let (keys, values) = (keys.cast::<i8>().add(key_at), values.cast::<i8>().add(value_at));
+                (kernels.quantize_head)(key.as_ptr(), key.len(), keys, block_size, key_scales.add(offset));
+                (kernels.quantize_head)(value.as_ptr(), value.len(), values, 1, value_scales.add(offset));
             }
         }
     }
 }
 
 /// # Safety
-/// `to` is valid for the values' number of elements, `stride` apart.
+/// `to` is valid for the values' number of elements, `stride` apart, and aligned.
 unsafe fn scatter<T>(to: *mut T, stride: usize, values: &[f32], convert: impl Fn(f32) -> T) {
     for (i, value) in values.iter().enumerate() {
-        // SAFETY: the caller's promise.
-        unsafe { to.add(i * stride).write(convert(*value)) };
+        to.add(i * stride).write(convert(*value));
+    }
+}
+
+/// [`int8_row`](rustllm_ops::quantize::int8_row) of `n` elements, to bytes `stride` apart.
+///
+/// # Safety
+/// Pointers are valid for that.
+#[inline(always)]
+pub(crate) unsafe fn quantize_head<S: Simd>(x: *const f32, n: usize, to: *mut i8, stride: usize, scale: *mut f32) {
+    // Adding 1.5 * 2^23 rounds to an integer, ties to even, and leaves it in the lowest bits; of a NaN those are zero.
+    const SHIFT: f32 = 12_582_912.0;
+    let zero = S::splat(0.0);
+    let (mut largest, mut defect) = (zero, zero);
+    for i in (0..n).step_by(LANES) {
+        let v = S::load_partial(x.add(i), n - i);
+        largest = S::max(S::max(v, S::sub(zero, v)), largest);
+        defect = S::mul_add(v, zero, defect);
+    }
+    let largest = S::reduce_max(largest);
+    *scale = largest / 127.0 + S::reduce_add(defect);
+    let inverse = S::splat(if largest < TINY { 0.0 } else { 127.0 / largest });
+    for i in (0..n).step_by(LANES) {
+        let mut lanes = [0.0f32; LANES];
+        let v = S::mul(S::load_partial(x.add(i), n - i), inverse);
+        S::store(lanes.as_mut_ptr(), S::add(v, S::splat(SHIFT)));
+        for (lane, shifted) in lanes.iter().enumerate().take(n - i) {
+            *to.add((i + lane) * stride) = shifted.to_bits() as i8;
+        }
     }
 }
 
@@ -129,8 +187,79 @@ pub(crate) fn alloc(spec: &KvCacheSpec, backend: u64) -> Result<KvCache> {
             detail: format!("block_size must be a multiple of {LANES} on the CPU, got {}", spec.block_size),
         });
     }
-    let layers = (0..spec.num_layers)
-        .map(|_| Ok(KvCacheLayer { spec: *spec, storage: Arc::new(KvBlocks::new(spec, backend)?) }))
-        .collect::<Result<_>>()?;
-    Ok(KvCache::new(*spec, layers))
+    let size = checked_size(&[block_bytes(spec), spec.num_blocks], "the KV cache")?;
+    let memory = Arc::new(AlignedBytes::huge(size, "the KV cache")?);
+    let layer = |layer| {
+        let blocks = KvBlocks { memory: Arc::clone(&memory), layer, spec: *spec, backend };
+        KvCacheLayer { spec: *spec, storage: Arc::new(blocks) }
+    };
+    Ok(KvCache::new(*spec, (0..spec.num_layers).map(layer).collect()))
+}
+
+#[cfg(test)]
+mod tests {
+    use rustllm_ops::quantize::int8_row;
+
+    use super::*;
+    use crate::{Isa, available_isas};
+
+    #[test]
+    fn heads_and_layers_fill_the_bytes_it_counts() {
+        for dtype in KvCacheDType::ALL {
+            for head_dim in [8, 40, 64, 512] {
+                let spec =
+                    KvCacheSpec { num_layers: 3, num_kv_heads: 2, head_dim, block_size: 32, num_blocks: 5, dtype };
+                let cache = alloc(&spec, 0).unwrap();
+                let layers: Vec<&KvBlocks> =
+                    (0..3).map(|layer| cache.layer(layer).storage.as_any().downcast_ref().unwrap()).collect();
+                assert_eq!(layers[0].memory.len(), 5 * block_bytes(&spec));
+                let starts =
+                    layers.iter().flat_map(|layer| (0..2).flat_map(|head| [layer.keys(head), layer.values(head)]));
+                let mut next = layers[0].memory.as_ptr();
+                for (i, start) in starts.enumerate() {
+                    assert_eq!(start, next, "{dtype}, heads of {head_dim}");
+                    next = next.wrapping_add(if i % 2 == 0 { layers[0].key_bytes() } else { layers[0].value_bytes() });
+                }
+                let apart = block_bytes(&spec) - (next as usize - layers[0].memory.as_ptr() as usize);
+                assert!(apart == 0 || (apart == PAGE && block_bytes(&spec) % (2 * PAGE) == PAGE));
+            }
+        }
+    }
+
+    #[test]
+    fn quantizes_as_the_definition_does() {
+        let mut heads: Vec<Vec<f32>> = [1, 15, 16, 40, 64]
+            .iter()
+            .map(|n| (0..*n).map(|i| ((i * 7919 + 13) % 1000) as f32 * 0.37 - 170.0).collect())
+            .collect();
+        heads.push(vec![0.0; 20]);
+        heads.push(vec![-254.0, 1.0, 3.0, -3.0, 253.0]);
+        for isa in available_isas() {
+            let kernels = Kernels::of(isa).unwrap();
+            for head in &heads {
+                let (mut got, mut scale) = (vec![9i8; 3 * head.len()], 0.0);
+                // SAFETY: as many bytes, three apart, and an available set.
+                unsafe { (kernels.quantize_head)(head.as_ptr(), head.len(), got.as_mut_ptr(), 3, &raw mut scale) };
+                let want = int8_row(head);
+                assert_eq!(scale, want.scale, "{isa}");
+                let (elements, between): (Vec<_>, Vec<_>) =
+                    got.chunks(3).map(|three| (three[0], [three[1], three[2]])).unzip();
+                assert_eq!(elements, want.codes, "{isa}, {head:?}");
+                assert!(between.iter().all(|bytes| *bytes == [9, 9]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_head_with_a_defect_has_no_scale() {
+        let kernels = Kernels::of(Isa::Scalar).unwrap();
+        for defect in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut head = [0.5f32; 20];
+            head[17] = defect;
+            let (mut to, mut scale) = ([0i8; 20], 0.0);
+            // SAFETY: twenty elements; plain Rust runs anywhere.
+            unsafe { (kernels.quantize_head)(head.as_ptr(), 20, to.as_mut_ptr(), 1, &raw mut scale) };
+            assert!(scale.is_nan());
+        }
+    }
 }

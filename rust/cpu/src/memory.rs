@@ -125,15 +125,18 @@ mod tests {
             let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
             statm.split(' ').nth(1).unwrap().parse::<usize>().unwrap() * 4096
         };
-        let before = resident_bytes();
-        let bytes = AlignedBytes::zeroed(1 << 30, "test").unwrap();
-        let grown = resident_bytes().saturating_sub(before);
-        assert!(grown < bytes.len() / 4, "{grown} bytes became resident");
+        for zeroed in [AlignedBytes::zeroed, AlignedBytes::huge] {
+            let before = resident_bytes();
+            let bytes = zeroed(1 << 30, "test").unwrap();
+            let grown = resident_bytes().saturating_sub(before);
+            assert!(grown < bytes.len() / 4, "{grown} bytes became resident");
+        }
     }
 
     #[test]
     fn refuses_what_cannot_be_addressed() {
         assert!(AlignedBytes::zeroed(usize::MAX, "test").is_err());
+        assert!(AlignedBytes::huge(usize::MAX, "test").is_err());
         assert!(checked_size(&[usize::MAX, 2], "test").is_err());
     }
 }

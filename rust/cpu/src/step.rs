@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustllm_ops::{Error, Result, Tensor};
 
 use crate::arena::{Arena, Buffer};
-use crate::attend::Item;
+use crate::attend::Work;
 use crate::backend::NAME;
 use crate::pool::Pool;
 use crate::simd::LANES;
@@ -19,8 +19,8 @@ const WORTH_A_TASK: usize = 16 * 1024;
 pub(crate) struct Step {
     pub(crate) arena: Arena,
     pub(crate) pool: Pool,
-    /// Memory for attention's list of work, kept from op to op.
-    pub(crate) items: Vec<Item>,
+    /// Memory for attention's lists of work, kept from op to op.
+    pub(crate) work: Work,
     pub(crate) backend: u64,
 }
 

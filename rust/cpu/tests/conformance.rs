@@ -2,7 +2,7 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{Case, cases};
-use rustllm_ops::{Backend, DType, Error, KvCacheSpec};
+use rustllm_ops::{Backend, Error, KvCacheDType, KvCacheSpec};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
@@ -49,7 +49,7 @@ fn refuses_blocks_that_do_not_hold_whole_vectors() {
         head_dim: 8,
         block_size,
         num_blocks: 2,
-        dtype: DType::F32,
+        dtype: KvCacheDType::F32,
     };
     for block_size in [0, 1, 8, 24] {
         let message = backend.alloc_kv_cache(&spec(block_size)).unwrap_err().to_string();

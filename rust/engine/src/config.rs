@@ -1,7 +1,7 @@
 use std::path::PathBuf;
 
 use rustllm_core::SchedulingPolicy;
-use rustllm_ops::{DType, WeightFormat};
+use rustllm_ops::{DType, KvCacheDType, WeightFormat};
 use serde_json::{Map, Value};
 
 use crate::sampler::LogprobsMode;
@@ -15,10 +15,12 @@ pub const GIB: u64 = 1 << 30;
 pub struct EngineConfig {
     /// Folder with `config.json` and safetensors.
     pub model: PathBuf,
-    /// Element type of weights and cache; `None` takes the checkpoint's.
+    /// Element type of weights; `None` takes the checkpoint's.
     pub dtype: Option<DType>,
     /// What linear layers are quantized to while they are loaded; `None` to keep them in `dtype`.
     pub quantization: Option<WeightFormat>,
+    /// How keys and values are kept; `None` keeps them in the weights' element type.
+    pub kv_cache_dtype: Option<KvCacheDType>,
     /// Where to compute.
     pub device: Device,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
@@ -60,6 +62,7 @@ impl EngineConfig {
             model: model.into(),
             dtype: None,
             quantization: None,
+            kv_cache_dtype: None,
             device: Device::Auto,
             max_model_len: None,
             max_num_seqs: 128,

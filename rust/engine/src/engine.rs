@@ -15,7 +15,7 @@ use crate::{EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats,
 pub struct ModelInfo {
     /// The `architectures` entry of config.json.
     pub architecture: String,
-    /// Element type of weights and cache.
+    /// Element type of weights.
     pub dtype: &'static str,
     /// What linear layers are quantized to, if they are.
     pub quantization: Option<WeightFormat>,
@@ -35,6 +35,8 @@ pub struct ModelInfo {
     pub max_model_len: usize,
     /// The paged cache.
     pub kv_cache: KvCacheSpec,
+    /// Bytes of the cache.
+    pub kv_cache_bytes: usize,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
 }
@@ -78,9 +80,11 @@ impl Engine {
             return Err(InvalidArgument::new("eos_token_ids", id, message).into());
         }
 
-        let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, loaded.dtype);
+        let kv_cache_dtype = config.kv_cache_dtype.unwrap_or(loaded.dtype.into());
+        let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
+        let block_bytes = device.backend.kv_cache_block_bytes(&spec);
         let (num_blocks, max_model_len) =
-            memory::plan(config, &spec, loaded.max_model_len, memory::available_memory())?;
+            memory::plan(config, block_bytes, loaded.max_model_len, memory::available_memory())?;
         spec.num_blocks = num_blocks;
         let kv_cache = device.backend.alloc_kv_cache(&spec)?;
 
@@ -107,6 +111,7 @@ impl Engine {
             num_parameters: loaded.num_parameters,
             max_model_len,
             kv_cache: spec,
+            kv_cache_bytes: block_bytes.saturating_mul(num_blocks),
             eos_token_ids: eos_token_ids.clone(),
         };
         let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, eos_token_ids, config.logprobs_mode);

@@ -29,4 +29,4 @@ pub use handle::EngineHandle;
 pub use limits::Limits;
 pub use output::{EngineOutput, EngineRequest, EngineStats, PromptLogprobs};
 pub use rustllm_models::supported_architectures;
-pub use rustllm_ops::DType;
+pub use rustllm_ops::{DType, KvCacheDType};

@@ -2,8 +2,6 @@
 
 use std::fs;
 
-use rustllm_ops::KvCacheSpec;
-
 use crate::{EngineConfig, EngineError, GIB};
 
 /// Bytes this process could still allocate: the kernel's estimate, less what its control group forbids.
@@ -31,15 +29,15 @@ fn cgroup_headroom(root: &str) -> Option<u64> {
 
 /// Blocks the cache gets and the model length that leaves, from what the user allows and the machine has.
 ///
-/// `spec` is the model's, with `num_blocks` still open. `model_limit` is the model's own length limit.
+/// A block takes `block_bytes`. `model_limit` is the model's own length limit.
 pub(crate) fn plan(
     config: &EngineConfig,
-    spec: &KvCacheSpec,
+    block_bytes: usize,
     model_limit: usize,
     available: Option<u64>,
 ) -> Result<(usize, usize), EngineError> {
-    let per_block = spec.bytes_per_block() as u64;
-    let blocks_for = |tokens: usize| tokens.div_ceil(spec.block_size);
+    let per_block = block_bytes as u64;
+    let blocks_for = |tokens: usize| tokens.div_ceil(config.block_size);
     let num_blocks = match (config.num_gpu_blocks_override, config.kv_cache_memory_bytes) {
         (Some(blocks), _) => blocks,
         (None, Some(bytes)) => (bytes / per_block) as usize,
@@ -50,8 +48,8 @@ pub(crate) fn plan(
             ((available as u64 / per_block) as usize).min(most)
         }
     };
-    let num_blocks = num_blocks.min(u32::MAX as usize / spec.block_size);
-    let capacity = num_blocks * spec.block_size;
+    let num_blocks = num_blocks.min(u32::MAX as usize / config.block_size);
+    let capacity = num_blocks * config.block_size;
     match config.max_model_len {
         _ if capacity >= model_limit => Ok((num_blocks, model_limit)),
         None if num_blocks > 0 => Ok((num_blocks, capacity)),
@@ -60,7 +58,7 @@ pub(crate) fn plan(
              kv_cache_memory_bytes or gpu_memory_utilization, or lower max_model_len",
             asked.unwrap_or(model_limit),
             blocks_for(model_limit),
-            spec.block_size,
+            config.block_size,
             per_block,
         ))),
     }
@@ -69,10 +67,8 @@ pub(crate) fn plan(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rustllm_ops::DType;
 
-    const SPEC: KvCacheSpec =
-        KvCacheSpec { num_layers: 2, num_kv_heads: 2, head_dim: 16, block_size: 16, num_blocks: 0, dtype: DType::F32 };
+    const BLOCK_BYTES: usize = 4096;
 
     #[test]
     fn reads_the_kernels_estimate() {
@@ -85,18 +81,18 @@ mod tests {
     fn takes_the_share_of_free_memory_up_to_what_can_be_used() {
         let mut config = EngineConfig::new("model");
         config.gpu_memory_utilization = 0.5;
-        let bytes = 10 * SPEC.bytes_per_block() as u64;
-        assert_eq!(plan(&config, &SPEC, 64, Some(bytes)).unwrap(), (5, 64));
-        assert_eq!(plan(&config, &SPEC, 64, Some(1 << 40)).unwrap(), (128 * 4, 64));
+        let bytes = 10 * BLOCK_BYTES as u64;
+        assert_eq!(plan(&config, BLOCK_BYTES, 64, Some(bytes)).unwrap(), (5, 64));
+        assert_eq!(plan(&config, BLOCK_BYTES, 64, Some(1 << 40)).unwrap(), (128 * 4, 64));
     }
 
     #[test]
     fn shrinks_a_length_nobody_asked_for_and_refuses_one_that_was() {
         let mut config = EngineConfig::new("model");
         config.num_gpu_blocks_override = Some(3);
-        assert_eq!(plan(&config, &SPEC, 64, None).unwrap(), (3, 48));
+        assert_eq!(plan(&config, BLOCK_BYTES, 64, None).unwrap(), (3, 48));
         config.max_model_len = Some(64);
-        let error = plan(&config, &SPEC, 64, None).unwrap_err().to_string();
+        let error = plan(&config, BLOCK_BYTES, 64, None).unwrap_err().to_string();
         assert!(error.contains("needs 4 cache blocks of 16 tokens") && error.contains("only 3 fit"), "{error}");
     }
 }

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use rustllm_ops::{AttentionMetadata, Backend, DType, Indices, KvCache, KvCacheSpec, Result, Tensor};
+use rustllm_ops::{AttentionMetadata, Backend, Indices, KvCache, KvCacheDType, KvCacheSpec, Result, Tensor};
 
 /// The rows of one step: tokens of any number of sequences, prefill and decode mixed.
 #[derive(Debug, Clone)]
@@ -38,7 +38,7 @@ pub trait Model: Debug + Send + Sync {
     fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor>;
 
     /// The cache the model needs, for `num_blocks` blocks of `block_size` tokens.
-    fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: DType) -> KvCacheSpec;
+    fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec;
 
     /// Columns of the logits.
     fn vocab_size(&self) -> usize;

@@ -69,6 +69,9 @@ pub trait Backend: Debug + Send + Sync {
     /// A dtype or block size without kernels, or no memory.
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache>;
 
+    /// Bytes that a block of such a cache takes over all layers: keys, values, their scales and what fills up vectors.
+    fn kv_cache_block_bytes(&self, spec: &KvCacheSpec) -> usize;
+
     // -- ops ----------------------------------------------------------------------------------------------------
 
     /// Rows `ids` of `table`: `[len(ids), in_features]`. Ids must be below `out_features`.
@@ -138,7 +141,8 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row or a position is past the table.
     fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()>;
 
-    /// Writes each row's keys and values, `[rows, num_kv_heads * head_dim]`, to its slot, rounded to the cache's dtype.
+    /// Writes each row's keys and values, `[rows, num_kv_heads * head_dim]`, to its slot, rounded to the cache's dtype:
+    /// each head's key and each head's value by [`KvCacheDType::round`](crate::KvCacheDType::round).
     ///
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when shapes differ or a slot is past the cache.

@@ -25,7 +25,7 @@ pub use attention::{AttentionMetadata, AttentionParams};
 pub use backend::{Activation, Backend};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use kv_cache::{KvCache, KvCacheLayer, KvCacheSpec};
+pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use reference::ReferenceBackend;
 pub use rope::{RopeScaling, RopeTable};
 pub use tensor::{Indices, Storage, Tensor};

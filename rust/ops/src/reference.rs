@@ -144,6 +144,11 @@ impl Backend for ReferenceBackend {
         Ok(KvCache::new(*spec, (0..spec.num_layers).map(|_| layer()).collect()))
     }
 
+    fn kv_cache_block_bytes(&self, spec: &KvCacheSpec) -> usize {
+        // Rows of float32, whatever they are rounded to.
+        2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * spec.block_size * size_of::<f32>()
+    }
+
     fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
         check::embedding(ids, table)?;
         let ids = Candle::from_slice(ids.as_slice(), ids.len(), &Device::Cpu)?;
@@ -204,8 +209,14 @@ impl Backend for ReferenceBackend {
 
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
-        let keys = round(candle(k)?, layer.spec.dtype)?.to_vec2::<f32>()?;
-        let values = round(candle(v)?, layer.spec.dtype)?.to_vec2::<f32>()?;
+        let rounded = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
+            let mut rows = candle(x)?.to_vec2::<f32>()?;
+            for head in rows.iter_mut().flat_map(|row| row.chunks_exact_mut(layer.spec.head_dim)) {
+                layer.spec.dtype.round(head);
+            }
+            Ok(rows)
+        };
+        let (keys, values) = (rounded(k)?, rounded(v)?);
         let mut rows = downcast::<Slots>(&layer.storage)?.0.lock().unwrap_or_else(PoisonError::into_inner);
         for ((slot, key), value) in metadata.slot_mapping.as_slice().iter().zip(keys).zip(values) {
             rows.keys[*slot as usize] = key;

@@ -57,6 +57,7 @@ pub(crate) struct ModelInfo {
     architecture: String,
     dtype: &'static str,
     quantization: Option<String>,
+    kv_cache_dtype: &'static str,
     device: &'static str,
     isa: String,
     num_threads: usize,
@@ -91,7 +92,7 @@ impl Engine {
         max_num_batched_tokens = 2048, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
-        eos_token_ids = None, progress = None,
+        eos_token_ids = None, progress = None, kv_cache_dtype = "auto",
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments of a Python class")]
     fn new(
@@ -118,6 +119,7 @@ impl Engine {
         hf_overrides: Option<&str>,
         eos_token_ids: Option<Vec<u32>>,
         progress: Option<Py<PyAny>>,
+        kv_cache_dtype: &str,
     ) -> PyResult<Self> {
         let invalid = |error: InvalidArgument| errors::invalid(py, &error, None);
         let config = EngineConfig {
@@ -129,6 +131,7 @@ impl Engine {
                 quantization_symmetric,
             )
             .map_err(invalid)?,
+            kv_cache_dtype: parse_kv_cache_dtype(kv_cache_dtype).map_err(invalid)?,
             device: device.parse().map_err(invalid)?,
             max_model_len,
             max_num_seqs,
@@ -174,6 +177,7 @@ impl Engine {
             architecture: info.architecture.clone(),
             dtype: info.dtype,
             quantization: info.quantization.map(|format| format.to_string()),
+            kv_cache_dtype: info.kv_cache.dtype.name(),
             device: info.device,
             isa: info.isa.clone(),
             num_threads: info.num_threads,
@@ -183,7 +187,7 @@ impl Engine {
             max_model_len: info.max_model_len,
             block_size: info.kv_cache.block_size,
             num_blocks: info.kv_cache.num_blocks,
-            kv_cache_bytes: info.kv_cache.total_bytes(),
+            kv_cache_bytes: info.kv_cache_bytes,
             eos_token_ids: info.eos_token_ids.clone(),
         }
     }
@@ -295,6 +299,17 @@ fn parse_dtype(name: &str) -> Result<Option<rustllm_engine::DType>, InvalidArgum
     let refused = |_| {
         let allowed = "auto, half, float16, bfloat16, float, float32";
         InvalidArgument::new("dtype", name, format!("dtype must be one of {allowed}, got {name:?}"))
+    };
+    name.parse().map(Some).map_err(refused)
+}
+
+fn parse_kv_cache_dtype(name: &str) -> Result<Option<rustllm_engine::KvCacheDType>, InvalidArgument> {
+    if name == "auto" {
+        return Ok(None);
+    }
+    let refused = |_| {
+        let allowed = "auto, float32, float16, bfloat16, int8";
+        InvalidArgument::new("kv_cache_dtype", name, format!("kv_cache_dtype must be one of {allowed}, got {name:?}"))
     };
     name.parse().map(Some).map_err(refused)
 }

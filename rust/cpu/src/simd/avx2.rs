@@ -64,7 +64,8 @@ impl Simd for Avx2 {
     type I = I;
     // At most 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
     const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
-    const QUERIES: usize = 4;
+    const QUERIES: usize = 6;
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> V {
@@ -97,6 +98,15 @@ impl Simd for Avx2 {
         let high = _mm256_castsi256_ps(_mm256_set1_epi32(0xffff_0000_u32 as i32));
         let (a, b) = (_mm256_loadu_ps(from.cast()), _mm256_loadu_ps(from.add(16).cast()));
         V(_mm256_and_ps(a, high), _mm256_and_ps(b, high))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> V {
+        let widen = |from: *const i8| _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())));
+        V(widen(from), widen(from.add(8)))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

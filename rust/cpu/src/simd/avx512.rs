@@ -21,6 +21,7 @@ impl Simd for Avx512 {
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
     const TILE_PANELS: TilePanels = [0, 4, 4, 4, 4, 0, 4];
     const QUERIES: usize = 8;
+    const ACCUMULATORS: usize = 24;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> __m512 {
@@ -50,6 +51,14 @@ impl Simd for Avx512 {
     unsafe fn load_bf16_odd(from: *const u16) -> __m512 {
         let high = _mm512_set1_epi32(0xffff_0000_u32 as i32);
         _mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), high))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> __m512 {
+        _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        _mm_prefetch::<_MM_HINT_T0>(line.cast());
     }
     #[inline(always)]
     unsafe fn add(a: __m512, b: __m512) -> __m512 {

@@ -55,6 +55,8 @@ pub(crate) trait Simd: Copy + 'static {
     const TILE_PANELS: TilePanels;
     /// Queries that attention scores at once, at most eight.
     const QUERIES: usize;
+    /// Sums that attention keeps in registers at once: queries x vectors of positions or of elements.
+    const ACCUMULATORS: usize;
 
     unsafe fn splat(value: f32) -> Self::V;
     unsafe fn load(from: *const f32) -> Self::V;
@@ -67,6 +69,11 @@ pub(crate) trait Simd: Copy + 'static {
     unsafe fn load_bf16_even(from: *const u16) -> Self::V;
     /// Of thirty-two bfloat16 those at odd places, widened.
     unsafe fn load_bf16_odd(from: *const u16) -> Self::V;
+    /// Sixteen bytes, as the numbers -128 to 127 that they are.
+    unsafe fn load_i8(from: *const i8) -> Self::V;
+    /// Asks for a cache line that will be read soon. Any address will do.
+    #[inline(always)]
+    unsafe fn prefetch(_line: *const u8) {}
 
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
@@ -292,15 +299,18 @@ mod tests {
         #[inline(always)]
         unsafe fn check<S: Simd>() {
             let f: Vec<u16> = HARD.iter().map(|v| f16::from_f32(*v).to_bits()).collect();
+            let bytes: [i8; LANES] = [-128, 127, -1, 0, 1, 2, 3, 4, -127, 126, -2, 100, -100, 64, -64, 7];
             let b: Vec<u16> = (0..32).map(|i| bf16::from_f32(i as f32 - 7.5).to_bits()).collect();
-            let (halves, first, pairs) = unsafe {
+            let (integers, halves, first, pairs) = unsafe {
                 let (even, odd) = (S::load_bf16_even(b.as_ptr()), S::load_bf16_odd(b.as_ptr()));
                 (
+                    lanes::<S>(S::load_i8(bytes.as_ptr())),
                     lanes::<S>(S::load_f16(f.as_ptr())),
                     lanes::<S>(S::load_bf16(b.as_ptr())),
                     (lanes::<S>(even), lanes::<S>(odd)),
                 )
             };
+            assert_eq!(integers, bytes.map(f32::from));
             for i in 0..LANES {
                 assert!(same(halves[i], f16::from_bits(f[i]).to_f32()));
                 assert_eq!(first[i], bf16::from_bits(b[i]).to_f32());

@@ -89,7 +89,8 @@ impl Simd for Neon {
     type I = I;
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
     const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
-    const QUERIES: usize = 4;
+    const QUERIES: usize = 6;
+    const ACCUMULATORS: usize = 6;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> V {
@@ -135,6 +136,21 @@ impl Simd for Neon {
         let from = from.cast::<u32>();
         let pairs = [vld1q_u32(from), vld1q_u32(from.add(4)), vld1q_u32(from.add(8)), vld1q_u32(from.add(12))];
         V(pairs.map(|pair| vreinterpretq_f32_u32(vandq_u32(pair, vdupq_n_u32(0xffff_0000)))))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> V {
+        let halves = [vmovl_s8(vld1_s8(from)), vmovl_s8(vld1_s8(from.add(8)))];
+        let quarters = [
+            vmovl_s16(vget_low_s16(halves[0])),
+            vmovl_high_s16(halves[0]),
+            vmovl_s16(vget_low_s16(halves[1])),
+            vmovl_high_s16(halves[1]),
+        ];
+        V(quarters.map(|four| vcvtq_f32_s32(four)))
+    }
+    #[inline(always)]
+    unsafe fn prefetch(line: *const u8) {
+        asm!("prfm pldl1keep, [{0}]", in(reg) line, options(readonly, nostack, preserves_flags));
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

@@ -42,6 +42,7 @@ impl Simd for Scalar {
     type I = I;
     const TILE_PANELS: TilePanels = [0, 1, 1, 0, 0, 0, 0];
     const QUERIES: usize = 2;
+    const ACCUMULATORS: usize = 2;
 
     #[inline(always)]
     unsafe fn splat(value: f32) -> V {
@@ -70,6 +71,10 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn load_bf16_odd(from: *const u16) -> V {
         from.cast::<[[u16; 2]; LANES]>().read_unaligned().map(|pair| f32::from_bits(u32::from(pair[1]) << 16))
+    }
+    #[inline(always)]
+    unsafe fn load_i8(from: *const i8) -> V {
+        from.cast::<[i8; LANES]>().read_unaligned().map(f32::from)
     }
     #[inline(always)]
     unsafe fn add(a: V, b: V) -> V {

@@ -1,4 +1,4 @@
-use rustllm_ops::{Backend, DType, KvCacheSpec, Result, Tensor, Weight};
+use rustllm_ops::{Backend, KvCacheDType, KvCacheSpec, Result, Tensor, Weight};
 
 use super::{Block, Linear, Norm, ResidualStream};
 use crate::{ForwardContext, Model};
@@ -47,7 +47,7 @@ impl Model for Decoder {
         self.lm_head.forward(backend, hidden)
     }
 
-    fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: DType) -> KvCacheSpec {
+    fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
         let (num_layers, num_kv_heads, head_dim) = (self.blocks.len(), self.num_kv_heads, self.head_dim);
         KvCacheSpec { num_layers, num_kv_heads, head_dim, block_size, num_blocks, dtype }
     }

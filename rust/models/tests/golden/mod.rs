@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use rustllm_models::{ForwardBatch, ForwardContext, LoadOptions, LoadedModel, load};
-use rustllm_ops::{AttentionMetadata, Backend, DType, KvCache, Tensor};
+use rustllm_ops::{AttentionMetadata, Backend, DType, KvCache, KvCacheDType, Tensor};
 use serde_json::{Map, Value};
 
 const BLOCK_SIZE: usize = 16;
@@ -55,7 +55,7 @@ impl<'a> Runner<'a> {
                 }
             }
         }
-        let spec = loaded.model.kv_cache_spec(BLOCK_SIZE, num_blocks, DType::F32);
+        let spec = loaded.model.kv_cache_spec(BLOCK_SIZE, num_blocks, KvCacheDType::F32);
         let kv_cache = backend.alloc_kv_cache(&spec).unwrap();
         Self { backend, loaded, kv_cache, sequences }
     }
