@@ -24,6 +24,7 @@ CLOCK_TICKS: Final = os.sysconf("SC_CLK_TCK")
 HERE: Final = Path(__file__).resolve().parent
 
 SECONDS_TO_END: Final = 10.0
+SECONDS_TO_STOP: Final = 10.0
 
 
 class RunnerError(Exception):
@@ -86,8 +87,17 @@ class RunnerProcess:
         return self._reply()
 
     def hold(self) -> None:
-        """Stops all its processes where they are."""
+        """Stops all its processes where they are, and returns once they have stopped.
+
+        A signal is sent before it is acted upon: without the wait, the next engine's turn could
+        begin beside this one.
+        """
         self._signal(signal.SIGSTOP)
+        end = time.monotonic() + SECONDS_TO_STOP
+        while any(stat[0] not in "TtXZ" for _, stat in self._processes()):
+            if time.monotonic() > end:
+                raise RunnerError(f"{self._name} did not stop within {SECONDS_TO_STOP:.0f} s")
+            time.sleep(0.001)
 
     def go_on(self) -> None:
         """Lets them run again."""

@@ -23,7 +23,7 @@
 //! contribute nothing, whatever is stored there: their scores are replaced before they are used and their values are not read.
 #![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `AttentionTask`'s")]
 
-use crate::attention_tile::{CacheElement, Kernel, Rows, SCORES_STRIDE, STEP, STEP_VECTORS, Step};
+use crate::attention_tile::{CacheElement, Kernel, LINE, Rows, SCORES_STRIDE, STEP, STEP_VECTORS, Step};
 use crate::kv_cache::padded_head_dim;
 use crate::math;
 use crate::simd::{LANES, Simd};
@@ -355,6 +355,7 @@ unsafe fn scores<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memo
 #[inline(always)]
 unsafe fn weights<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memory, chunk: &Chunk, partial: *mut f32) {
     let width = padded_head_dim(task.head_dim);
+    let value_bytes = if widens::<S, E>(task.rows * task.group) { 0 } else { LANES * width * E::BYTES };
     for query in 0..task.rows * task.group {
         let Span { first, last } = chunk.seen[query / task.group];
         let scores = memory.scores.add(query * SCORES_STRIDE);
@@ -379,6 +380,12 @@ unsafe fn weights<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Mem
         let max = S::reduce_max(max);
         let mut sum = S::splat(0.0);
         for vector in vectors {
+            // Memory need not rest: each query asks for a part of the values.
+            for line in [2 * query, 2 * query + 1] {
+                if line * LINE < value_bytes {
+                    S::prefetch(chunk.values[vector].wrapping_add(line * LINE));
+                }
+            }
             let to = scores.add(vector * LANES);
             let mut weight = math::exp::<S>(S::sub(S::load(to), S::splat(max)));
             sum = S::add(sum, weight);

@@ -28,7 +28,7 @@ pub(crate) const STEP: usize = STEP_VECTORS * LANES;
 pub(crate) const SCORES_STRIDE: usize = CHUNK + LANES;
 
 /// Bytes of a cache line.
-const LINE: usize = 64;
+pub(crate) const LINE: usize = 64;
 
 /// Element type of a cache.
 pub(crate) trait CacheElement<S: Simd> {
