@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{Simd, TilePanels};
+use super::{LANES, Simd, TilePanels};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -57,6 +57,28 @@ unsafe fn round_bf16(v: __m256) -> __m256 {
     let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(v, v));
     let result = _mm256_blendv_epi8(rounded, quiet, nan);
     _mm256_castsi256_ps(_mm256_and_si256(result, _mm256_set1_epi32(0xffff_0000_u32 as i32)))
+}
+
+/// Lane `i` of vector `j` becomes lane `j` of vector `i`.
+#[inline(always)]
+unsafe fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
+    let mut t = r;
+    // Within fours of rows: 2x2 blocks of words, then of pairs of words.
+    for i in [0, 4] {
+        let (ab0, ab1) = (_mm256_unpacklo_ps(r[i], r[i + 1]), _mm256_unpackhi_ps(r[i], r[i + 1]));
+        let (cd0, cd1) = (_mm256_unpacklo_ps(r[i + 2], r[i + 3]), _mm256_unpackhi_ps(r[i + 2], r[i + 3]));
+        t[i] = _mm256_shuffle_ps::<0b01_00_01_00>(ab0, cd0);
+        t[i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(ab0, cd0);
+        t[i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(ab1, cd1);
+        t[i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(ab1, cd1);
+    }
+    // Then the halves of 128 bits.
+    let mut columns = r;
+    for i in 0..4 {
+        columns[i] = _mm256_permute2f128_ps::<0x20>(t[i], t[4 + i]);
+        columns[4 + i] = _mm256_permute2f128_ps::<0x31>(t[i], t[4 + i]);
+    }
+    columns
 }
 
 impl Simd for Avx2 {
@@ -213,5 +235,21 @@ impl Simd for Avx2 {
     #[inline(always)]
     unsafe fn as_i32(v: V) -> I {
         I(_mm256_castps_si256(v.0), _mm256_castps_si256(v.1))
+    }
+    #[inline(always)]
+    unsafe fn transpose(rows: [V; LANES]) -> [V; LANES] {
+        // Four blocks of eight by eight; those off the diagonal change places.
+        let half = |from: usize| [0, 1, 2, 3, 4, 5, 6, 7].map(|i| (rows[from + i].0, rows[from + i].1));
+        let (top, bottom) = (half(0), half(8));
+        let a = transpose8(top.map(|row| row.0));
+        let b = transpose8(top.map(|row| row.1));
+        let c = transpose8(bottom.map(|row| row.0));
+        let d = transpose8(bottom.map(|row| row.1));
+        let mut columns = rows;
+        for i in 0..8 {
+            columns[i] = V(a[i], c[i]);
+            columns[8 + i] = V(b[i], d[i]);
+        }
+        columns
     }
 }
