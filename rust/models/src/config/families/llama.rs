@@ -1,65 +1,14 @@
-//! One function per family: its `config.json` fields, and its defaults where they are absent.
+//! Llama and the families that spell their fields as it does.
 
-use rustllm_ops::{Activation, DType, RopeScaling};
-use serde_json::Value;
+use rustllm_ops::RopeScaling;
 
-use super::fields::Fields;
-use super::{LayerConfig, ModelConfig, RopeConfig};
-use crate::LoadError;
-
-type Result<T> = std::result::Result<T, LoadError>;
-
-/// More layers, heads or elements than any model has; a value past it is a broken file.
-const MAX_LAYERS: usize = 10_000;
-const MAX_HEADS: usize = 65_536;
-const MAX_WIDTH: usize = 1 << 24;
-const MAX_VOCAB: usize = 1 << 31;
-const MAX_POSITIONS: usize = i32::MAX as usize;
-
-/// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
-const SWITCHES: [&str; 30] = [
-    "quantization_config",
-    "compression_config",
-    "attn_logit_softcapping",
-    "final_logit_softcapping",
-    "query_pre_attn_scalar",
-    "attention_multiplier",
-    "attention_sinks",
-    "attention_chunk_size",
-    "attn_temperature_tuning",
-    "dual_chunk_attention_config",
-    "use_bidirectional_attention",
-    "add_cross_attention",
-    "is_encoder_decoder",
-    "alibi",
-    "clip_qkv",
-    "parallel_attn",
-    "use_parallel_residual",
-    "use_qk_norm",
-    "no_rope_layers",
-    "no_rope_layer_interval",
-    "rope_interleave",
-    "rope_interleaved",
-    "use_mrope",
-    "num_experts",
-    "num_local_experts",
-    "n_routed_experts",
-    "kv_lora_rank",
-    "scale_depth",
-    "block_configs",
-    "pruned_heads",
-];
-
-/// Factors of other families: absent, null or 1, they leave the computation as it is here.
-const FACTORS: [&str; 7] = [
-    "partial_rotary_factor",
-    "rotary_pct",
-    "logit_scale",
-    "logits_scaling",
-    "embedding_multiplier",
-    "residual_multiplier",
-    "scale_emb",
-];
+use super::{
+    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon,
+    refuse_unless_neutral, scale_of,
+};
+use crate::ModelConfig;
+use crate::config::fields::Fields;
+use crate::config::{LayerConfig, RopeConfig};
 
 /// Llama: biases by switch, rotary positions over the whole head.
 pub(crate) fn llama(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
@@ -104,42 +53,6 @@ pub(crate) fn qwen3(fields: &Fields, architecture: &'static str) -> Result<Model
         ..rotary_decoder(fields, architecture, Some(128))?
     };
     qwen_windows(fields, config)
-}
-
-/// GPT-2: learned positions, layer norms, biases everywhere.
-pub(crate) fn gpt2(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
-    refuse_unless_neutral(fields, architecture, &[])?;
-    let hidden_size = fields.size("n_embd", 1..=MAX_WIDTH)?;
-    let num_heads = fields.size("n_head", 1..=MAX_HEADS)?;
-    let head_dim = divide(fields, "n_embd", hidden_size, "n_head", num_heads)?;
-    let num_layers = fields.size("n_layer", 1..=MAX_LAYERS)?;
-    let positions = fields.size("n_positions", 1..=MAX_POSITIONS)?;
-    let scale = if fields.flag("scale_attn_weights", true)? { scale_of(head_dim) } else { 1.0 };
-    let by_layer = fields.flag("scale_attn_by_inverse_layer_idx", false)?;
-    let attention_scale = |layer: usize| if by_layer { scale / (layer + 1) as f32 } else { scale };
-    let layer = |layer| LayerConfig { attention_scale: attention_scale(layer), sliding_window: None };
-    Ok(ModelConfig {
-        architecture,
-        vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
-        hidden_size,
-        intermediate_size: fields.optional_size("n_inner", 1..=MAX_WIDTH)?.unwrap_or(4 * hidden_size),
-        num_heads,
-        num_kv_heads: num_heads,
-        head_dim,
-        layers: (0..num_layers).map(layer).collect(),
-        hidden_act: activation(fields, "activation_function", "gelu_new")?,
-        norm_eps: epsilon(fields, "layer_norm_epsilon", 1e-5)?,
-        rope: None,
-        qk_norm: false,
-        qkv_bias: true,
-        attention_output_bias: true,
-        mlp_bias: true,
-        tie_word_embeddings: fields.flag("tie_word_embeddings", true)?,
-        max_position_embeddings: positions,
-        max_model_len: positions,
-        dtype: dtype(fields)?,
-        eos_token_ids: fields.token_ids("eos_token_id")?,
-    })
 }
 
 /// What the rotary decoders share: the field names that Llama's configuration set, no biases, no windows.
@@ -221,61 +134,4 @@ fn layer_types(fields: &Fields, num_layers: usize) -> Result<Option<Vec<bool>>> 
         return Err(fields.invalid("layer_types", allowed));
     }
     Ok(Some(types.iter().map(|name| *name == "sliding_attention").collect()))
-}
-
-fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&str]) -> Result<()> {
-    let switched = |name: &&str| match fields.get(name) {
-        None | Some(Value::Bool(false)) => false,
-        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
-        Some(Value::Array(list)) => !list.is_empty(),
-        Some(Value::Object(map)) => !map.is_empty(),
-        Some(_) => true,
-    };
-    let scaled = |name: &&str| fields.get(name).is_some_and(|value| value.as_f64() != Some(1.0));
-    let switch = SWITCHES.iter().chain(more_switches).find(|name| switched(name));
-    match switch.or_else(|| FACTORS.iter().find(|name| scaled(name))) {
-        Some(name) => Err(fields.unsupported(name, architecture)),
-        None => Ok(()),
-    }
-}
-
-/// `1 / sqrt(head_dim)`.
-fn scale_of(head_dim: usize) -> f32 {
-    (1.0 / (head_dim as f64).sqrt()) as f32
-}
-
-/// `dividend / divisor`, which must come out even.
-fn divide(fields: &Fields, name: &str, dividend: usize, by: &str, divisor: usize) -> Result<usize> {
-    if dividend.is_multiple_of(divisor) {
-        return Ok(dividend / divisor);
-    }
-    Err(fields.invalid(name, format!("divisible by {by} ({divisor})")))
-}
-
-fn epsilon(fields: &Fields, name: &str, default: f64) -> Result<f32> {
-    if fields.get(name).is_none() {
-        return Ok(default as f32);
-    }
-    let in_range = |eps: f64| eps as f32 > 0.0 && eps <= 1.0;
-    Ok(fields.number(name, "a number above 0, at most 1", in_range)? as f32)
-}
-
-fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> {
-    match fields.text(name)?.unwrap_or(default) {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu" | "gelu_python" => Ok(Activation::Gelu),
-        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        _ => {
-            Err(fields
-                .invalid(name, "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu"))
-        }
-    }
-}
-
-/// The checkpoint's element type: `dtype` (transformers 5) or `torch_dtype` (transformers 4).
-fn dtype(fields: &Fields) -> Result<Option<DType>> {
-    let name = if fields.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
-    let parse = |text: &str| text.strip_prefix("torch.").unwrap_or(text).parse();
-    fields.text(name)?.map(parse).transpose().map_err(|_: String| fields.invalid(name, "float32, float16 or bfloat16"))
 }

@@ -1,0 +1,123 @@
+//! One function per family: its `config.json` fields, and its defaults where they are absent.
+
+mod gpt2;
+mod llama;
+
+use rustllm_ops::{Activation, DType};
+use serde_json::Value;
+
+use super::fields::Fields;
+use crate::LoadError;
+pub(crate) use gpt2::gpt2;
+pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+
+type Result<T> = std::result::Result<T, LoadError>;
+
+/// More layers, heads or elements than any model has; a value past it is a broken file.
+const MAX_LAYERS: usize = 10_000;
+const MAX_HEADS: usize = 65_536;
+const MAX_WIDTH: usize = 1 << 24;
+const MAX_VOCAB: usize = 1 << 31;
+const MAX_POSITIONS: usize = i32::MAX as usize;
+
+/// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
+const SWITCHES: [&str; 30] = [
+    "quantization_config",
+    "compression_config",
+    "attn_logit_softcapping",
+    "final_logit_softcapping",
+    "query_pre_attn_scalar",
+    "attention_multiplier",
+    "attention_sinks",
+    "attention_chunk_size",
+    "attn_temperature_tuning",
+    "dual_chunk_attention_config",
+    "use_bidirectional_attention",
+    "add_cross_attention",
+    "is_encoder_decoder",
+    "alibi",
+    "clip_qkv",
+    "parallel_attn",
+    "use_parallel_residual",
+    "use_qk_norm",
+    "no_rope_layers",
+    "no_rope_layer_interval",
+    "rope_interleave",
+    "rope_interleaved",
+    "use_mrope",
+    "num_experts",
+    "num_local_experts",
+    "n_routed_experts",
+    "kv_lora_rank",
+    "scale_depth",
+    "block_configs",
+    "pruned_heads",
+];
+
+/// Factors of other families: absent, null or 1, they leave the computation as it is here.
+const FACTORS: [&str; 7] = [
+    "partial_rotary_factor",
+    "rotary_pct",
+    "logit_scale",
+    "logits_scaling",
+    "embedding_multiplier",
+    "residual_multiplier",
+    "scale_emb",
+];
+
+fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&str]) -> Result<()> {
+    let switched = |name: &&str| match fields.get(name) {
+        None | Some(Value::Bool(false)) => false,
+        Some(Value::Number(number)) => number.as_f64() != Some(0.0),
+        Some(Value::Array(list)) => !list.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty(),
+        Some(_) => true,
+    };
+    let scaled = |name: &&str| fields.get(name).is_some_and(|value| value.as_f64() != Some(1.0));
+    let switch = SWITCHES.iter().chain(more_switches).find(|name| switched(name));
+    match switch.or_else(|| FACTORS.iter().find(|name| scaled(name))) {
+        Some(name) => Err(fields.unsupported(name, architecture)),
+        None => Ok(()),
+    }
+}
+
+/// `1 / sqrt(head_dim)`.
+fn scale_of(head_dim: usize) -> f32 {
+    (1.0 / (head_dim as f64).sqrt()) as f32
+}
+
+/// `dividend / divisor`, which must come out even.
+fn divide(fields: &Fields, name: &str, dividend: usize, by: &str, divisor: usize) -> Result<usize> {
+    if dividend.is_multiple_of(divisor) {
+        return Ok(dividend / divisor);
+    }
+    Err(fields.invalid(name, format!("divisible by {by} ({divisor})")))
+}
+
+fn epsilon(fields: &Fields, name: &str, default: f64) -> Result<f32> {
+    if fields.get(name).is_none() {
+        return Ok(default as f32);
+    }
+    let in_range = |eps: f64| eps as f32 > 0.0 && eps <= 1.0;
+    Ok(fields.number(name, "a number above 0, at most 1", in_range)? as f32)
+}
+
+fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> {
+    match fields.text(name)?.unwrap_or(default) {
+        "silu" | "swish" => Ok(Activation::Silu),
+        "gelu" | "gelu_python" => Ok(Activation::Gelu),
+        "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+        "relu" => Ok(Activation::Relu),
+        _ => {
+            Err(fields
+                .invalid(name, "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu"))
+        }
+    }
+}
+
+/// The checkpoint's element type: `dtype` (transformers 5) or `torch_dtype` (transformers 4).
+fn dtype(fields: &Fields) -> Result<Option<DType>> {
+    let name = if fields.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
+    let parse = |text: &str| text.strip_prefix("torch.").unwrap_or(text).parse();
+    fields.text(name)?.map(parse).transpose().map_err(|_: String| fields.invalid(name, "float32, float16 or bfloat16"))
+}
