@@ -145,33 +145,51 @@ impl Inputs {
     }
 }
 
-/// `y = x @ weight.T + bias`. Shapes are checked; `bias` is as long as a row of `y`.
-pub(crate) fn linear(
-    step: &mut Step,
-    kernels: &Kernels,
-    x: View,
-    weight: &PackedWeight,
+/// A product with its inputs packed, ready to be computed task by task.
+pub(crate) struct Prepared<'a> {
+    kernels: &'a Kernels,
+    plan: Plan,
+    inputs: Inputs,
+    weight: &'a PackedWeight,
     bias: Option<View>,
     y: View,
-) -> Result<()> {
-    let layout = weight.layout();
-    if x.rows == 0 || layout.out_features == 0 {
-        return Ok(());
+}
+
+impl<'a> Prepared<'a> {
+    /// `y = x @ weight.T + bias`. Shapes are checked, and there are rows; `bias` is as long as a row of `y`.
+    pub(crate) fn new(
+        step: &mut Step,
+        kernels: &'a Kernels,
+        x: View,
+        weight: &'a PackedWeight,
+        bias: Option<View>,
+        y: View,
+    ) -> Result<Self> {
+        let (layout, num_threads) = (weight.layout(), step.pool.num_threads());
+        let plan = Plan::new(x.rows, layout.panels(), layout.in_features, &kernels.tile_panels, num_threads);
+        let inputs = Inputs::pack(step, kernels, x, layout, &plan)?;
+        Ok(Self { kernels, plan, inputs, weight, bias, y })
     }
-    let plan = Plan::new(x.rows, layout.panels(), layout.in_features, &kernels.tile_panels, step.pool.num_threads());
-    let inputs = Inputs::pack(step, kernels, x, layout, &plan)?;
-    let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
-    let row_tasks = plan.runs.div_ceil(plan.task_runs);
-    let panel_tasks = layout.panels().div_ceil(plan.task_panels);
-    let kernel = kernels.linear(layout.format);
-    step.run(row_tasks * panel_tasks, |worker, index| {
+
+    fn row_tasks(&self) -> usize {
+        self.plan.runs.div_ceil(self.plan.task_runs)
+    }
+
+    fn num_tasks(&self) -> usize {
+        self.row_tasks() * self.weight.layout().panels().div_ceil(self.plan.task_panels)
+    }
+
+    /// Computes task `index` with the scratch memory of a worker.
+    fn run(&self, index: usize, scratch: *mut f32) {
+        let Self { plan, inputs, weight, bias, y, .. } = self;
+        let (layout, row_tasks) = (weight.layout(), self.row_tasks());
         let (panel, run) = (index / row_tasks * plan.task_panels, index % row_tasks * plan.task_runs);
         let (row, col) = (run * plan.tile_rows, panel * LANES);
         let task = LinearTask {
             x: inputs.run(run),
             words: inputs.words,
             tile_rows: plan.tile_rows,
-            rows: (plan.task_runs * plan.tile_rows).min(x.rows - row),
+            rows: (plan.task_runs * plan.tile_rows).min(y.rows - row),
             row_scales: inputs.row_scales(run),
             offsets: inputs.offsets(run),
             weights: weight.as_ptr().wrapping_add(panel * layout.panel_bytes()),
@@ -182,12 +200,45 @@ pub(crate) fn linear(
             y_stride: y.stride,
             cols: (plan.task_panels * LANES).min(layout.out_features - col),
             bias: bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const().wrapping_add(col)),
-            scratch: scratch.of(worker).cast(),
+            scratch: scratch.cast(),
         };
         // SAFETY: inputs, weights and y have the sizes named; tasks' rows and columns are their own, the scratch is the
         // worker's, and the kernels were chosen among those the machine runs.
-        unsafe { kernel(&task) };
+        unsafe { self.kernels.linear(layout.format)(&task) };
+    }
+}
+
+/// Computes products into rows of their own, their tasks dealt out over the threads together.
+pub(crate) fn run_all(step: &mut Step, products: &[Prepared<'_>]) -> Result<()> {
+    let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
+    let ends: Vec<usize> = products
+        .iter()
+        .scan(0, |end, product| {
+            *end += product.num_tasks();
+            Some(*end)
+        })
+        .collect();
+    step.run(ends.last().copied().unwrap_or(0), |worker, index| {
+        let at = ends.partition_point(|end| *end <= index);
+        products[at].run(index - (ends[at] - products[at].num_tasks()), scratch.of(worker));
     })
+}
+
+/// `y = x @ weight.T + bias`. Shapes are checked; `bias` is as long as a row of `y`.
+pub(crate) fn linear(
+    step: &mut Step,
+    kernels: &Kernels,
+    x: View,
+    weight: &PackedWeight,
+    bias: Option<View>,
+    y: View,
+) -> Result<()> {
+    if x.rows == 0 || weight.layout().out_features == 0 {
+        return Ok(());
+    }
+    let product = Prepared::new(step, kernels, x, weight, bias, y)?;
+    let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
+    step.run(product.num_tasks(), |worker, index| product.run(index, scratch.of(worker)))
 }
 
 #[cfg(test)]

@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
-    Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -172,6 +172,23 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// The experts of each row of a router's `logits`, `[rows, num_experts]`, and what each counts for: see
+    /// [`RoutingParams`]. `bias`, `[1, num_experts]`, is added to the scores that experts are chosen by, not to weights.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for more choices than experts or groups that do not divide them.
+    fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing>;
+
+    /// The sum, in the order of the experts' numbers, of what each row's experts make of it, times their weights:
+    /// `sum(weight * down(activation(gate_up(x))))`, as wide as `x`.
+    ///
+    /// Only the chosen experts are computed, each for all of its rows together, with inputs rounded as in
+    /// [`linear`](Self::linear).
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when widths differ or the routing names an expert there is not.
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor>;
 
     /// Rows `rows` of `x`, in that order.
     ///

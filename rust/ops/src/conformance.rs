@@ -4,6 +4,8 @@
 //! [`ReferenceBackend`]'s; tests of bit equality (threads, instruction sets) compare two runs of [`Case::outputs`].
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
+mod moe;
+
 use std::fmt;
 
 use crate::{
@@ -24,6 +26,8 @@ pub const FORMATS: [WeightFormat; 7] = [
     WeightFormat::Int4 { group_size: 64, symmetric: false },
     WeightFormat::Int4 { group_size: 128, symmetric: true },
 ];
+
+pub use moe::{MoeCase, moe_table};
 
 type Compute = Box<dyn Fn(&dyn Backend) -> Result<Vec<Vec<f32>>> + Send + Sync>;
 
@@ -130,6 +134,7 @@ pub fn cases() -> Vec<Case> {
     elementwise_cases(&mut cases);
     rotary_cases(&mut cases);
     attention_cases(&mut cases);
+    moe::cases(&mut cases);
     cases
 }
 

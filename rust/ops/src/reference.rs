@@ -3,14 +3,17 @@
 //! It defines what the ops mean, runs any model before a fast kernel exists, and keeps the whole computation in
 //! candle's differentiable tensors. It makes no promise of speed.
 
+mod moe;
+
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, WeightFormat, check, quantize,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, Expert, GatedActivation, HostMatrix,
+    Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Storage, Tensor, Weight,
+    WeightFormat, check, quantize,
 };
 
 const NAME: &str = "reference";
@@ -261,6 +264,14 @@ impl Backend for ReferenceBackend {
         let half = gate_up.cols() / 2;
         let x = candle(gate_up)?;
         wrap((activate(&x.narrow(1, 0, half)?, activation)? * x.narrow(1, half, half)?)?)
+    }
+
+    fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
+        moe::route(logits, bias, params)
+    }
+
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
+        moe::moe(x, routing, experts, activation)
     }
 
     fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
