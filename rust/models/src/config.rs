@@ -128,11 +128,9 @@ impl ModelConfig {
     /// What layer `layer`'s attention computes.
     pub fn attention_params(&self, layer: usize) -> AttentionParams {
         AttentionParams {
-            num_heads: self.num_heads,
-            num_kv_heads: self.num_kv_heads,
-            head_dim: self.head_dim,
             scale: self.layers[layer].attention_scale,
             sliding_window: self.layers[layer].sliding_window,
+            ..AttentionParams::new(self.num_heads, self.num_kv_heads, self.head_dim)
         }
     }
 }

@@ -190,6 +190,18 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when widths differ or the routing names an expert there is not.
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor>;
 
+    /// `x = cap * tanh(x / cap)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()>;
+
+    /// `x *= factor`, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()>;
+
     /// Rows `rows` of `x`, in that order.
     ///
     /// # Errors
