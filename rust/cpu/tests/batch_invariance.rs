@@ -163,7 +163,7 @@ fn rotary() {
         5 * 72,
         |_| true,
         |backend| {
-            let rope = RopeTable::new(backend, 130, 48, 10_000.0, None)?;
+            let rope = RopeTable::unscaled(backend, 130, 48, 10_000.0)?;
             Ok(Box::new(move |mut x, positions| {
                 backend.rotary(&mut x, &rope, &backend.indices(positions.to_vec())?, 72)?;
                 Ok(x)

@@ -322,7 +322,7 @@ fn rotary_cases(cases: &mut Vec<Case>) {
         // Two products and a sum a value, fused or not.
         let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");
         cases.push(Case::new(name, 1e-6, move |backend| {
-            let rope = RopeTable::new(backend, 600, rotary_dim, 10_000.0, None)?;
+            let rope = RopeTable::unscaled(backend, 600, rotary_dim, 10_000.0)?;
             // Keys inside a fused projection: what lies beside them must stay.
             let x = random_tensor(backend, 5, heads * head_dim + 7, 17)?;
             let mut keys = x.columns(4, heads * head_dim)?;

@@ -29,6 +29,6 @@ pub use error::{Error, Result};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
 pub use reference::ReferenceBackend;
-pub use rope::{RopeScaling, RopeTable};
+pub use rope::RopeTable;
 pub use tensor::{Indices, Storage, Tensor};
 pub use weight::{HostMatrix, Release, Weight, WeightFormat};
