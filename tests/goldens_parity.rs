@@ -149,8 +149,18 @@ fn every_case_on_the_cpu() {
 
 #[test]
 fn one_of_each_kind_on_the_reference() {
-    for case in ["llama_rope_llama3", "mistral_sliding_window", "qwen2", "qwen3", "gpt2", "gemma2", "olmo2", "cohere2"]
-    {
+    for case in [
+        "llama_rope_llama3",
+        "mistral_sliding_window",
+        "qwen2",
+        "qwen3",
+        "gpt2",
+        "gemma2",
+        "olmo2",
+        "cohere2",
+        "qwen2_moe",
+        "deepseek_v3",
+    ] {
         check(case, Device::Reference, 33);
     }
 }

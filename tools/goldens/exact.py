@@ -12,6 +12,8 @@ from typing import Any
 
 import exact_decoders
 import numpy as np
+from exact_latent import deepseek
+from exact_moe import hub_names
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -33,12 +35,13 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
                 name = f"transformer.{name}"
             if not name.endswith(".attn.bias"):  # GPT-2's stored causal mask
                 tensors[name] = value.double().numpy()
-    return config, tensors
+    return config, hub_names(tensors)
 
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
-    forward = {"gpt2": _gpt2}.get(config["model_type"], exact_decoders.forward)
+    own = {"gpt2": _gpt2, "deepseek_v2": deepseek, "deepseek_v3": deepseek}
+    forward = own.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)
     result: Array = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

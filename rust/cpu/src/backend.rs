@@ -268,6 +268,17 @@ impl Backend for CpuBackend {
         })
     }
 
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+        check::fill_heads(x, part, head_dim)?;
+        require_disjoint("fill_heads", x, part)?;
+        let (to, from) = (self.view(x)?, self.view(part)?);
+        self.step().for_rows(to.rows, to.cols, |row| {
+            // SAFETY: the rows exist and share no element; each is one task's.
+            let (to, from) = unsafe { (to.row_slice_mut(row), from.row_slice(row)) };
+            to.chunks_exact_mut(head_dim).for_each(|head| head[..from.len()].copy_from_slice(from));
+        })
+    }
+
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let (cache, keys, values) = (self.cache(layer)?, self.view(k)?, self.view(v)?);

@@ -11,6 +11,7 @@
 
 pub(crate) mod families;
 pub(crate) mod fields;
+mod moe;
 mod rope;
 
 use std::path::Path;
@@ -22,6 +23,7 @@ use crate::LoadError;
 use crate::registry::{self, Architecture};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
+pub use moe::{MoeConfig, SharedExpertConfig};
 
 /// What a model computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -36,6 +38,8 @@ pub struct ModelConfig {
     pub attention: AttentionConfig,
     /// The feed-forward layers.
     pub feed_forward: FeedForwardConfig,
+    /// The experts, if some layers are mixtures of them.
+    pub moe: Option<MoeConfig>,
     /// The norms.
     pub norm: NormConfig,
     /// What differs from layer to layer, one entry each.
@@ -73,6 +77,21 @@ pub struct AttentionConfig {
     pub qk_norm: Option<QkNorm>,
     /// What scores are kept below in magnitude, by a tanh.
     pub soft_cap: Option<f32>,
+    /// How queries, keys and values are compressed, if they are.
+    pub latent: Option<LatentConfig>,
+}
+
+/// Sizes of multi-head latent attention. A head is as wide as its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentConfig {
+    /// Width of the queries' latent, if they have one.
+    pub q_rank: Option<usize>,
+    /// Width of the keys' and values' latent.
+    pub kv_rank: usize,
+    /// Elements of a key that rotate, the same for all heads.
+    pub rope_head_dim: usize,
+    /// Elements of a value.
+    pub v_head_dim: usize,
 }
 
 /// What a norm of queries and keys is taken over.

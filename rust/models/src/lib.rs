@@ -12,9 +12,11 @@
 mod checkpoint;
 mod cohere;
 mod config;
+mod deepseek;
 mod error;
 mod gemma2;
 mod gpt2;
+mod gpt_oss;
 mod layers;
 mod llama;
 mod loader;
@@ -32,7 +34,8 @@ use serde_json::{Map, Value};
 
 use checkpoint::Checkpoint;
 pub use config::{
-    AttentionConfig, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+    AttentionConfig, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers, NormConfig,
+    NormKind, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
 use loader::{Formats, Loader, Loading};

@@ -3,7 +3,7 @@
 use crate::config::families;
 use crate::config::fields::Fields;
 use crate::loader::Loader;
-use crate::{LoadError, Model, ModelConfig, cohere, gemma2, gpt2, llama, olmo2, starcoder2};
+use crate::{LoadError, Model, ModelConfig, cohere, deepseek, gemma2, gpt_oss, gpt2, llama, olmo2, starcoder2};
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
 type Build = fn(&Loader<'_>, &ModelConfig) -> Result<Box<dyn Model>, LoadError>;
@@ -22,20 +22,27 @@ pub(crate) struct Architecture {
 
 #[rustfmt::skip]
 const ARCHITECTURES: &[Architecture] = &[
-    Architecture { name: "CohereForCausalLM", config: families::cohere, build: cohere::build, is_buffer: llama::is_buffer },
     Architecture { name: "Cohere2ForCausalLM", config: families::cohere2, build: cohere::build, is_buffer: llama::is_buffer },
-    Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
-    Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "CohereForCausalLM", config: families::cohere, build: cohere::build, is_buffer: llama::is_buffer },
+    Architecture { name: "DeepseekV2ForCausalLM", config: families::deepseek_v2, build: deepseek::build, is_buffer: deepseek::is_buffer },
+    Architecture { name: "DeepseekV3ForCausalLM", config: families::deepseek_v3, build: deepseek::build, is_buffer: deepseek::is_buffer },
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
+    Architecture { name: "GptOssForCausalLM", config: families::gpt_oss, build: gpt_oss::build, is_buffer: llama::is_buffer },
     Architecture { name: "GraniteForCausalLM", config: families::granite, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "LlamaForCausalLM", config: families::llama, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "MistralForCausalLM", config: families::mistral, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "MixtralForCausalLM", config: families::mixtral, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Olmo2ForCausalLM", config: families::olmo2, build: olmo2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Olmo3ForCausalLM", config: families::olmo3, build: olmo2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "OlmoeForCausalLM", config: families::olmoe, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Phi3ForCausalLM", config: families::phi3, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen2ForCausalLM", config: families::qwen2, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Qwen2MoeForCausalLM", config: families::qwen2_moe, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Qwen3MoeForCausalLM", config: families::qwen3_moe, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "SmolLM3ForCausalLM", config: families::smollm3, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Starcoder2ForCausalLM", config: families::starcoder2, build: starcoder2::build, is_buffer: llama::is_buffer },

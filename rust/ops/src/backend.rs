@@ -141,6 +141,12 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row or a position is past the table.
     fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()>;
 
+    /// Writes the columns of `part` over the first ones of every head of `x`, in place. Heads are runs of `head_dim` columns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row, or `part` is wider than a head or of other rows.
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()>;
+
     /// Writes each row's keys and values, `[rows, num_kv_heads * head_dim]`, to its slot, rounded to the cache's dtype:
     /// each head's key and each head's value by [`KvCacheDType::round`](crate::KvCacheDType::round).
     ///

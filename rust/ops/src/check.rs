@@ -107,6 +107,17 @@ pub fn rotary(x: &Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize
     below("rotary", "position", positions, rope.num_positions())
 }
 
+/// Heads fill the rows, and `part` has as many rows and is no wider than a head.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn fill_heads(x: &Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+    let heads = head_dim > 0 && x.cols().is_multiple_of(head_dim);
+    require(heads && part.rows() == x.rows() && part.cols() <= head_dim, "fill_heads", || {
+        format!("[{}, {}] into heads of {head_dim} in [{}, {}]", part.rows(), part.cols(), x.rows(), x.cols())
+    })
+}
+
 /// Keys, values, slots and cache fit together.
 ///
 /// # Errors

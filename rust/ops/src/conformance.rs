@@ -318,6 +318,14 @@ fn spread(backend: &dyn Backend, rows: usize, cols: usize) -> Result<Tensor> {
 }
 
 fn rotary_cases(cases: &mut Vec<Case>) {
+    for (heads, head_dim, width) in [(1, 1, 1), (3, 24, 8), (5, 40, 40)] {
+        cases.push(Case::new(format!("fill_heads {heads} of {head_dim} with {width}"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, 7, heads * head_dim + 3, 70)?.columns(2, heads * head_dim)?;
+            let part = random_tensor(backend, 7, width + 1, 71)?.columns(1, width)?;
+            backend.fill_heads(&mut x, &part, head_dim)?;
+            rows_of(backend, &x)
+        }));
+    }
     for (heads, head_dim, rotary_dim) in [(1, 2, 2), (3, 40, 40), (2, 64, 64), (4, 80, 32), (2, 96, 96)] {
         // Two products and a sum a value, fused or not.
         let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");

@@ -215,6 +215,15 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+        check::fill_heads(x, part, head_dim)?;
+        let (rows, heads, width) = (x.rows(), x.cols() / head_dim, part.cols());
+        let part = candle(part)?.unsqueeze(1)?.broadcast_as((rows, heads, width))?;
+        let rest = candle(x)?.reshape((rows, heads, head_dim))?.narrow(2, width, head_dim - width)?;
+        *x = wrap(Candle::cat(&[part, rest], 2)?.reshape((rows, x.cols()))?)?;
+        Ok(())
+    }
+
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let rounded = |x: &Tensor| -> Result<Vec<Vec<f32>>> {

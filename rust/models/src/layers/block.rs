@@ -2,7 +2,7 @@ use std::fmt::Debug;
 
 use rustllm_ops::Result;
 
-use super::{Attention, FeedForward, Norm, ResidualStream};
+use super::{Attention, FeedForward, Norm, ResidualStream, SelfAttention};
 use crate::ForwardContext;
 
 /// One layer of a model: reads the stream and adds to it.
@@ -12,14 +12,14 @@ pub(crate) trait Block: Debug + Send + Sync {
 
 /// Attention, then feed-forward, each on a norm of the stream.
 #[derive(Debug)]
-pub(crate) struct PreNormBlock {
+pub(crate) struct PreNormBlock<A = Attention> {
     pub(crate) attention_norm: Norm,
-    pub(crate) attention: Attention,
+    pub(crate) attention: A,
     pub(crate) feed_forward_norm: Norm,
     pub(crate) feed_forward: FeedForward,
 }
 
-impl Block for PreNormBlock {
+impl<A: SelfAttention> Block for PreNormBlock<A> {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
         let x = stream.normed(ctx.backend, &self.attention_norm)?;
         stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;

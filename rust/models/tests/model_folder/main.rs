@@ -6,6 +6,7 @@
 mod config;
 mod families;
 mod folder;
+mod moe;
 mod weights;
 
 use folder::Folder;

@@ -1,10 +1,13 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
 mod cohere;
+mod deepseek;
 mod gemma;
 mod gpt2;
+mod gpt_oss;
 mod granite;
 mod llama;
+mod moe;
 mod olmo;
 mod phi3;
 mod rotary;
@@ -18,10 +21,13 @@ use serde_json::Value;
 use super::fields::Fields;
 use crate::LoadError;
 pub(crate) use cohere::{cohere, cohere2};
+pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
 pub(crate) use gemma::{gemma, gemma2, gemma3};
+pub(crate) use gpt_oss::gpt_oss;
 pub(crate) use gpt2::gpt2;
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
 pub(crate) use olmo::{olmo2, olmo3};
 pub(crate) use phi3::phi3;
 pub(crate) use smollm3::smollm3;

@@ -78,6 +78,7 @@ impl RotaryFamily {
                 activation: activation(fields, self.activation.0, self.activation.1)?,
                 bias: false,
             },
+            moe: None,
             norm: NormConfig { kind: self.norm, eps: epsilon(fields, self.norm_eps.0, self.norm_eps.1)? },
             layers: vec![layer; fields.size("num_hidden_layers", 1..=MAX_LAYERS)?],
             multipliers: Multipliers::default(),
@@ -107,6 +108,7 @@ impl RotaryFamily {
             output_bias: false,
             qk_norm: None,
             soft_cap: None,
+            latent: None,
         })
     }
 }
