@@ -19,6 +19,7 @@ from transformers import (
     Qwen3Config,
 )
 
+
 def _gpt2(n_positions: int, **more: Any) -> dict[str, Any]:
     """Fields shared by the GPT-2 cases."""
     return {
@@ -79,9 +80,7 @@ MODEL_CASES: tuple[Case, ...] = (
         "llama_bias",
         "attention_bias and mlp_bias, an odd vocabulary, an epsilon (0.01) that shows",
         LlamaConfig,
-        rotary(
-            48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
-        ),
+        rotary(48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2),
     ),
     Case(
         "llama_head_dim",
