@@ -118,6 +118,18 @@ fn gemma_reads_its_defaults() {
 }
 
 #[test]
+fn gemma_with_images_fills_in_its_text_model() {
+    let images = |text: Value| llama_like("Gemma3ForConditionalGeneration").with("text_config", text);
+    let found = config(&images(json!({"hidden_size": 2560, "sliding_window": 1024})));
+    assert_eq!((found.hidden_size, found.feed_forward.intermediate_size, found.num_layers()), (2560, 9216, 26));
+    assert_eq!((found.attention.num_heads, found.attention.num_kv_heads, found.attention.head_dim), (8, 4, 256));
+    assert_eq!((found.vocab_size, found.max_model_len), (262_208, 131_072));
+    assert_eq!((&found.layers[4].sliding_window, &found.layers[5].sliding_window), (&Some(1024), &None));
+    refused(&llama_like("Gemma3ForConditionalGeneration"), &["\"text_config\" is missing"]);
+    refused(&images(json!({"hidden_size": 0})), &["text_config.hidden_size must be"]);
+}
+
+#[test]
 fn rope_by_layer_type_takes_both_types_only() {
     let gemma3 = |rope: Value| llama_like("Gemma3ForCausalLM").with("rope_parameters", rope);
     let both = json!({"full_attention": {"rope_type": "default", "rope_theta": 5.0},

@@ -18,7 +18,7 @@ use serde_json::Value;
 use super::fields::Fields;
 use crate::LoadError;
 pub(crate) use cohere::{cohere, cohere2};
-pub(crate) use gemma::{gemma, gemma2, gemma3};
+pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
 pub(crate) use gpt2::gpt2;
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
