@@ -156,7 +156,7 @@ DECODER_CASES: tuple[Case, ...] = (
     ),
     Case(
         "gemma3_images",
-        "the text model of a checkpoint that takes images; what is not in its file is the 4B model's",
+        "the text model of a checkpoint that takes images, numbers of heads left to their defaults",
         Gemma3Config,
         {
             "text_config": _small(
