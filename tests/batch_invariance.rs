@@ -12,7 +12,7 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 9] = [
+const CASES: [&str; 10] = [
     "llama_rope_llama3",
     "qwen3_bf16",
     "gpt2",
@@ -22,6 +22,7 @@ const CASES: [&str; 9] = [
     "phi3",
     "qwen2_moe",
     "deepseek_v3",
+    "gpt_oss",
 ];
 /// Of the weights, and of the cache where that is another.
 const DTYPES: [(DType, Option<KvCacheDType>); 4] =

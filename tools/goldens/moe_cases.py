@@ -41,7 +41,6 @@ LATENT = {
 """Sizes of latent attention that differ from each other: keys of 24, values of 12."""
 
 GPT_OSS = {
-    "vocab_size": 160,
     "head_dim": 16,
     "sliding_window": 24,
     "swiglu_limit": 1.5,
@@ -211,7 +210,7 @@ MOE_CASES: tuple[Case, ...] = (
         "gpt_oss_mxfp4",
         "experts in MXFP4: blocks of 32 numbers of four bits",
         GptOssConfig,
-        rotary(32, 4, 2, 32, **GPT_OSS, num_local_experts=4, num_experts_per_tok=3),
+        rotary(32, 4, 2, 32, **GPT_OSS, vocab_size=160, num_local_experts=4, num_experts_per_tok=3),
         prompt_lengths=(1, 33),
         mxfp4=True,
     ),

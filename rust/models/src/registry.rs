@@ -28,6 +28,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "DeepseekV3ForCausalLM", config: families::deepseek_v3, build: deepseek::build, is_buffer: deepseek::is_buffer },
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
     Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
     Architecture { name: "GptOssForCausalLM", config: families::gpt_oss, build: gpt_oss::build, is_buffer: llama::is_buffer },

@@ -22,7 +22,7 @@ use super::fields::Fields;
 use crate::LoadError;
 pub(crate) use cohere::{cohere, cohere2};
 pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
-pub(crate) use gemma::{gemma, gemma2, gemma3};
+pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
 pub(crate) use gpt_oss::gpt_oss;
 pub(crate) use gpt2::gpt2;
 pub(crate) use granite::granite;
