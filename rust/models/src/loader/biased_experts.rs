@@ -7,19 +7,20 @@
 //!   .._bias              [experts, 2 * inner] and [experts, hidden]
 //! ```
 
-use rustllm_ops::{DType, Expert, HostMatrix};
+use rustllm_ops::{DType, Expert, HostMatrix, Release};
 use safetensors::tensor::Dtype;
 
-use super::owned_matrix::OwnedMatrix;
+use super::owned_matrix::{OwnedMatrix, release};
 use super::{Loader, Result, mxfp4};
+use crate::checkpoint::TensorView;
 use crate::config::MoeConfig;
 use crate::layers::{Linear, Moe};
 use crate::{LoadError, ModelConfig};
 
 /// A tensor of MXFP4, all experts.
 struct Packed<'a> {
-    blocks: &'a [u8],
-    scales: &'a [u8],
+    blocks: TensorView<'a>,
+    scales: TensorView<'a>,
 }
 
 impl<'a> Loader<'a> {
@@ -69,8 +70,9 @@ impl<'a> Loader<'a> {
             .map(|(number, (gate_up, down))| {
                 let rows = gate_up.bytes.chunks_exact(gate_up.cols * gate_up.dtype.size());
                 let bytes = rows.flat_map(|row| turned_apart(row, gate_up.dtype.size())).collect();
-                let gate_up = OwnedMatrix { dtype: gate_up.dtype, cols: gate_up.cols, bytes };
-                expert(number, &[gate_up.view()?.transpose()], &[down.transpose()])
+                let owned = OwnedMatrix { dtype: gate_up.dtype, cols: gate_up.cols, bytes };
+                release(&gate_up);
+                expert(number, &[owned.view()?.transpose()], &[down.transpose()])
             })
             .collect()
     }
@@ -78,39 +80,41 @@ impl<'a> Loader<'a> {
     fn packed_matrices(&self, name: &str, n: usize, rows: usize, cols: usize) -> Result<Packed<'a>> {
         let blocks = cols.div_ceil(mxfp4::BLOCK);
         Ok(Packed {
-            blocks: self.raw_bytes(&format!("{name}_blocks"), &[n, rows, blocks, mxfp4::BLOCK / 2])?,
-            scales: self.raw_bytes(&format!("{name}_scales"), &[n, rows, blocks])?,
+            blocks: self.bytes(&format!("{name}_blocks"), &[n, rows, blocks, mxfp4::BLOCK / 2])?,
+            scales: self.bytes(&format!("{name}_scales"), &[n, rows, blocks])?,
         })
     }
 
     /// A tensor of bytes.
-    fn raw_bytes(&self, name: &str, expected: &[usize]) -> Result<&'a [u8]> {
+    fn bytes(&self, name: &str, expected: &[usize]) -> Result<TensorView<'a>> {
         let view = self.view(name, expected)?;
         if view.dtype != Dtype::U8 {
             let (dir, tensor) = (self.loading.checkpoint.dir().into(), self.full(name));
             return Err(LoadError::TensorDType { dir, tensor, found: view.dtype.to_string(), expected: "U8" });
         }
-        Ok(view.bytes)
+        Ok(view)
     }
 }
 
 impl Packed<'_> {
     /// Expert `number` of `n`, a matrix of `cols` columns, its rows apart where gates and ups take turns.
     fn matrix(&self, number: usize, n: usize, cols: usize, taking_turns: bool) -> OwnedMatrix {
-        let share = |bytes: &'_ [u8]| number * bytes.len() / n..(number + 1) * bytes.len() / n;
-        let (blocks, scales) = (&self.blocks[share(self.blocks)], &self.scales[share(self.scales)]);
-        let bytes: Vec<u8> = mxfp4::dequantize(blocks, scales).flat_map(f32::to_le_bytes).collect();
-        let row_bytes = cols * DType::F32.size();
-        OwnedMatrix {
-            dtype: DType::F32,
-            cols,
-            bytes: if taking_turns { turned_apart(&bytes, row_bytes) } else { bytes },
+        let share = |view: &TensorView<'_>| number * view.bytes.len() / n..(number + 1) * view.bytes.len() / n;
+        let (blocks, scales) = (&self.blocks.bytes[share(&self.blocks)], &self.scales.bytes[share(&self.scales)]);
+        let mut bytes = mxfp4::dequantize(blocks, scales);
+        self.blocks.file.release(blocks);
+        if taking_turns {
+            bytes = turned_apart(&bytes, cols * DType::BF16.size());
         }
+        OwnedMatrix { dtype: DType::BF16, cols, bytes }
     }
 }
 
 /// `g0 u0 g1 u1 ...` as `g0 g1 ... u0 u1 ...`, each of `size` elements.
 fn turned_apart<T: Copy>(pairs: &[T], size: usize) -> Vec<T> {
-    let of = |first: usize| pairs.chunks_exact(size).skip(first).step_by(2).flatten().copied();
-    of(0).chain(of(1)).collect()
+    let mut apart = Vec::with_capacity(pairs.len());
+    for first in 0..2 {
+        pairs.chunks_exact(size).skip(first).step_by(2).for_each(|chunk| apart.extend_from_slice(chunk));
+    }
+    apart
 }

@@ -12,7 +12,7 @@ use rustllm_ops::{Activation, DType, Expert, GatedActivation, HostMatrix, Routin
 
 use super::{Loader, Result};
 use crate::ModelConfig;
-use crate::config::{MoeConfig, SharedExpertConfig};
+use crate::config::{FeedForwardConfig, MoeConfig, SharedExpertConfig};
 use crate::layers::{FeedForward, Linear, Moe};
 
 const ROUTER_FORMAT: WeightFormat = WeightFormat::Dense(DType::F32);
@@ -21,11 +21,10 @@ impl<'a> Loader<'a> {
     /// The mixture of experts whose router is called `gate`.
     pub(crate) fn moe(&self, config: &ModelConfig, moe: &MoeConfig) -> Result<Moe> {
         let shared = moe.shared.as_ref().map(|shared| self.shared_expert(config, shared)).transpose()?;
-        let bias = self.child("gate");
-        let correction_bias = |()| bias.vector(&bias.values("e_score_correction_bias", moe.num_experts)?);
+        let bias = |name| self.vector(&self.values(name, moe.num_experts)?);
         Ok(Moe {
             router: self.router("gate", moe.num_experts, config.hidden_size)?,
-            correction_bias: moe.correction_bias.then_some(()).map(correction_bias).transpose()?,
+            correction_bias: moe.correction_bias.then(|| bias("gate.e_score_correction_bias")).transpose()?,
             routing: moe.routing,
             experts: self.child("experts").experts(config.hidden_size, moe)?,
             activation: moe.activation,
@@ -55,15 +54,10 @@ impl<'a> Loader<'a> {
 
     /// What every token goes through. With a gate it is a mixture of one expert, whose weight is the gate's sigmoid.
     fn shared_expert(&self, config: &ModelConfig, shared: &SharedExpertConfig) -> Result<FeedForward> {
-        let (hidden, inner, activation) =
-            (config.hidden_size, shared.intermediate_size, config.feed_forward.activation);
+        let (hidden, inner) = (config.hidden_size, shared.intermediate_size);
+        let FeedForwardConfig { activation, bias, .. } = config.feed_forward;
         if !shared.gated {
-            return self.child("shared_experts").gated_feed_forward(
-                hidden,
-                inner,
-                config.feed_forward.bias,
-                activation,
-            );
+            return self.child("shared_experts").gated_feed_forward(hidden, inner, bias, activation);
         }
         Ok(FeedForward::Moe(Moe {
             router: self.router("shared_expert_gate", 1, hidden)?,

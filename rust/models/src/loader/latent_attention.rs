@@ -10,7 +10,7 @@
 //!
 //! A score is the same in any order of a head's elements, as long as queries and keys have the same.
 
-use super::owned_matrix::OwnedMatrix;
+use super::owned_matrix::{OwnedMatrix, release};
 use super::{Loader, Result};
 use crate::ModelConfig;
 use crate::config::{AttentionConfig, LatentConfig, NormConfig, NormKind};
@@ -100,6 +100,7 @@ impl Loader<'_> {
         self.pack(&views, self.loading.formats.linear, None)
     }
 
+    /// The output projection, zeros where heads are wider than their values.
     fn widened_output(&self, config: &ModelConfig, latent: &LatentConfig) -> Result<OwnedMatrix> {
         let AttentionConfig { num_heads, head_dim, .. } = config.attention;
         let matrix = self.matrix("o_proj.weight", config.hidden_size, num_heads * latent.v_head_dim)?;
@@ -109,6 +110,7 @@ impl Loader<'_> {
         for (to, head) in bytes.chunks_exact_mut(head_dim * size).zip(heads) {
             to[..head.len()].copy_from_slice(head);
         }
+        release(&matrix);
         Ok(OwnedMatrix { dtype: matrix.dtype, cols: num_heads * head_dim, bytes })
     }
 
@@ -129,6 +131,7 @@ impl Loader<'_> {
                 None => bytes.resize(bytes.len() + row_bytes, 0),
             }
         }
+        release(&matrix);
         Ok(OwnedMatrix { dtype: matrix.dtype, cols, bytes })
     }
 }

@@ -11,12 +11,18 @@ pub(super) const BLOCK: usize = 32;
 /// What four bits stand for.
 const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0];
 
-/// The numbers that `blocks` and `scales` stand for.
-pub(super) fn dequantize<'a>(blocks: &'a [u8], scales: &'a [u8]) -> impl Iterator<Item = f32> + 'a {
-    blocks.chunks_exact(BLOCK / 2).zip(scales).flat_map(|(block, scale)| {
+/// The numbers that `blocks` and `scales` stand for, in bfloat16, which has each of them exactly.
+pub(super) fn dequantize(blocks: &[u8], scales: &[u8]) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(4 * blocks.len());
+    for (block, scale) in blocks.chunks_exact(BLOCK / 2).zip(scales) {
         let scale = exponent(*scale);
-        block.iter().flat_map(move |byte| [byte & 15, byte >> 4].map(|code| VALUES[usize::from(code)] * scale))
-    })
+        let values = VALUES.map(|value| bfloat16(value * scale));
+        for pair in block {
+            bytes.extend_from_slice(&values[usize::from(pair & 15)]);
+            bytes.extend_from_slice(&values[usize::from(pair >> 4)]);
+        }
+    }
+    bytes
 }
 
 /// `2^(scale - 127)`.
@@ -29,23 +35,37 @@ fn exponent(scale: u8) -> f32 {
     }
 }
 
+/// The upper half of a number whose lower half is zero.
+fn bfloat16(value: f32) -> [u8; 2] {
+    let [_, _, low, high] = value.to_le_bytes();
+    [low, high]
+}
+
 #[cfg(test)]
 mod tests {
+    use rustllm_ops::DType;
+
     use super::*;
 
     #[test]
     fn low_halves_come_first_and_blocks_have_their_own_scales() {
         let blocks: Vec<u8> = (0..32).map(|i| if i < 16 { 0x72 } else { 0xf1 }).collect();
-        let values: Vec<f32> = dequantize(&blocks, &[127, 129]).collect();
+        let values = DType::BF16.decode(&dequantize(&blocks, &[127, 129]));
         assert_eq!(values.len(), 64);
-        assert_eq!((values[..3].to_vec(), values[32..35].to_vec()), (vec![1.0, 6.0, 1.0], vec![2.0, -24.0, 2.0]));
+        assert_eq!((&values[..3], &values[32..35]), (&[1.0, 6.0, 1.0][..], &[2.0, -24.0, 2.0][..]));
     }
 
     #[test]
     fn scales_reach_from_the_least_to_the_greatest() {
-        for scale in 0..255u8 {
-            assert_eq!(f64::from(exponent(scale)), 2f64.powi(i32::from(scale) - 127));
+        let blocks: Vec<u8> = (0..16).map(|pair| pair | 0xf0).collect();
+        for scale in 0..254u8 {
+            let values = DType::BF16.decode(&dequantize(&blocks, &[scale]));
+            for (got, want) in values.iter().step_by(2).zip(VALUES) {
+                // Past what float32 reaches, as in the greatest block, is infinite.
+                let exact = f64::from(want) * 2f64.powi(i32::from(scale) - 127);
+                assert!(f64::from(*got) == exact || exact.abs() > f64::from(f32::MAX), "{scale}: {got}, {exact}");
+            }
         }
-        assert!(exponent(255).is_nan());
+        assert!(DType::BF16.decode(&dequantize(&blocks, &[255])).iter().all(|value| value.is_nan()));
     }
 }

@@ -2,6 +2,13 @@ use rustllm_ops::{DType, HostMatrix};
 
 use super::Result;
 
+/// Gives back the memory of a checkpoint's matrix that was copied.
+pub(super) fn release(matrix: &HostMatrix<'_>) {
+    if let Some(source) = matrix.source {
+        source.release(matrix.bytes);
+    }
+}
+
 /// A matrix made of a checkpoint's, row-major.
 pub(super) struct OwnedMatrix {
     pub(super) dtype: DType,

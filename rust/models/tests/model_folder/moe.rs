@@ -137,6 +137,8 @@ fn deepseek_refuses_other_routing_and_attention() {
     refused(&grouped().with("n_group", json!(3)), &["n_routed_experts must be divisible by n_group (3)"]);
     refused(&grouped().with("num_experts_per_tok", json!(5)), &["num_experts_per_tok must be", "between 1 and 4"]);
     refused(&deepseek(3).with("v_head_dim", json!(11)), &["v_head_dim must be at most a key's width (10)"]);
+    refused(&deepseek(3).with("v_head_dim", json!(1)), &["v_head_dim must be", "an eighth of it at least"]);
+    refused(&deepseek(3).with("qk_rope_head_dim", json!(3)), &["qk_rope_head_dim must be even, got 3"]);
     refused(
         &deepseek(3).with("num_key_value_heads", json!(2)),
         &["num_key_value_heads must be num_attention_heads (4)"],

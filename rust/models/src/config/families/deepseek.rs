@@ -50,8 +50,14 @@ fn latent_decoder(fields: &Fields, architecture: &'static str, interleaved: bool
     let width = |name| fields.size(name, 1..=MAX_HEADS);
     let (rope_head_dim, v_head_dim) = (width("qk_rope_head_dim")?, width("v_head_dim")?);
     let head_dim = rope_head_dim + width("qk_nope_head_dim")?;
-    if v_head_dim > head_dim {
-        return Err(fields.invalid("v_head_dim", format!("at most a key's width ({head_dim})")));
+    // Values are filled up to a key's width, weights with them.
+    if !(head_dim.div_ceil(8)..=head_dim).contains(&v_head_dim) {
+        return Err(
+            fields.invalid("v_head_dim", format!("at most a key's width ({head_dim}), and an eighth of it at least"))
+        );
+    }
+    if !rope_head_dim.is_multiple_of(2) {
+        return Err(fields.invalid("qk_rope_head_dim", "even"));
     }
     let family = RotaryFamily { head_dim: Some(head_dim), interleaved, ..RotaryFamily::llama(architecture) };
     let mut config = family.read_without_positions(fields)?;
