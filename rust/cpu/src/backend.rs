@@ -319,6 +319,25 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn gated_linear(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        if !linear::gates_are_panels(gate_up.out_features) {
+            return self.gated_activation(&self.linear(x, gate_up, bias)?, activation);
+        }
+        check::linear(x, gate_up, bias)?;
+        let packed = self.packed(gate_up)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), gate_up.out_features / 2)?;
+        linear::gated_linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
+        Ok(result)
+    }
+
     fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
         check::gather_rows(x, rows)?;
         let (from, rows) = (self.view(x)?, rows.as_slice());

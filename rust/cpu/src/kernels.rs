@@ -14,6 +14,9 @@ use crate::gemm::{
 };
 use crate::simd::*;
 
+/// Computes a share of a linear layer, as [`LinearTask`] says.
+pub(crate) type LinearKernel = unsafe fn(&LinearTask);
+
 /// Declares the struct of function pointers and, for one instruction set, its filling.
 macro_rules! tables {
     ($($name:ident = $module:ident::$kernel:ident $(<$param:ty>)? ($($arg:ident: $ty:ty),*);)*) => {
@@ -171,7 +174,7 @@ impl Kernels {
     }
 
     /// The linear kernel for weights in `format`.
-    pub(crate) fn linear(&self, format: WeightFormat) -> unsafe fn(&LinearTask) {
+    pub(crate) fn linear(&self, format: WeightFormat) -> LinearKernel {
         match format {
             WeightFormat::Dense(DType::F32) => self.linear_f32,
             WeightFormat::Dense(DType::F16) => self.linear_f16,

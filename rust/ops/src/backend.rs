@@ -173,6 +173,21 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
 
+    /// [`gated_activation`](Self::gated_activation) of a [`linear`](Self::linear) whose weight has gate and up one after the
+    /// other: `[rows, in_features] -> [rows, out_features / 2]`.
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn gated_linear(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.gated_activation(&self.linear(x, gate_up, bias)?, activation)
+    }
+
     /// Rows `rows` of `x`, in that order.
     ///
     /// # Errors

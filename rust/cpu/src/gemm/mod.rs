@@ -130,13 +130,14 @@ pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
                 $(
                     $rows if const { S::TILE_PANELS[$rows] == 1 } => panels::<S, P, $rows, 1>(task),
                     $rows if const { S::TILE_PANELS[$rows] == 2 } => panels::<S, P, $rows, 2>(task),
+                    $rows if const { S::TILE_PANELS[$rows] == 3 } => panels::<S, P, $rows, 3>(task),
                     $rows if const { S::TILE_PANELS[$rows] == 4 } => panels::<S, P, $rows, 4>(task),
                 )*
                 _ => unreachable!("TILE_PANELS names the tiles there are"),
             }
         };
     }
-    dispatch!(1 2 3 4 6);
+    dispatch!(1 2 3 4 6 8);
 }
 
 /// Block by block, `C` panels at a time, all runs of `R` rows.

@@ -85,7 +85,7 @@ impl Simd for Avx2 {
     type V = V;
     type I = I;
     // At most 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
-    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
+    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1, 0, 0];
     const QUERIES: usize = 6;
     const ACCUMULATORS: usize = 6;
 

@@ -19,7 +19,7 @@ impl Simd for Avx512 {
     type V = __m512;
     type I = __m512i;
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_PANELS: TilePanels = [0, 4, 4, 4, 4, 0, 4];
+    const TILE_PANELS: TilePanels = [0, 4, 4, 4, 4, 0, 4, 0, 3];
     const QUERIES: usize = 8;
     const ACCUMULATORS: usize = 24;
 

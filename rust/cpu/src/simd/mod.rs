@@ -31,7 +31,7 @@ pub(crate) use scalar::Scalar;
 pub(crate) const LANES: usize = 16;
 
 /// Most rows of a register tile.
-pub(crate) const MAX_TILE_ROWS: usize = 6;
+pub(crate) const MAX_TILE_ROWS: usize = 8;
 
 /// Panels of the register tile for each number of rows; there is one for a single row. Index 0 is unused.
 pub(crate) type TilePanels = [usize; MAX_TILE_ROWS + 1];
@@ -51,7 +51,7 @@ pub(crate) trait Simd: Copy + 'static {
     /// Sixteen lanes of 32-bit integers, or of four bytes each.
     type I: Copy;
 
-    /// Panels of a linear layer's register tile by its number of rows: 1, 2 or 4; 0 where there is no such tile.
+    /// Panels of a linear layer's register tile by its number of rows: 1 to 4; 0 where there is no such tile.
     const TILE_PANELS: TilePanels;
     /// Queries that attention scores at once, at most eight.
     const QUERIES: usize;

@@ -88,7 +88,7 @@ impl Simd for Neon {
     type V = V;
     type I = I;
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
+    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1, 0, 0];
     const QUERIES: usize = 6;
     const ACCUMULATORS: usize = 6;
 
