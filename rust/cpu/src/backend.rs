@@ -146,6 +146,12 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn visit_rows(&self, x: &Tensor, visit: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        let view = self.view(x)?;
+        // SAFETY: the row exists, and no op writes while this one runs.
+        self.step().for_rows(view.rows, view.cols, |row| visit(row, unsafe { view.row_slice(row) }))
+    }
+
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
         kv_cache::alloc(spec, self.id)
     }

@@ -63,6 +63,15 @@ pub trait Backend: Debug + Send + Sync {
     /// A device failure.
     fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()>;
 
+    /// Calls `visit(row, values)` once for every row of `x`, once all ops before are done: in any order, on several threads at
+    /// once where that pays. `visit` must not call ops of this backend.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn visit_rows(&self, x: &Tensor, visit: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        self.read_rows(x, &mut |row, values| visit(row, values))
+    }
+
     /// Reserves a paged cache. Its contents are undefined until written.
     ///
     /// # Errors

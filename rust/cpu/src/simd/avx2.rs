@@ -238,13 +238,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn transpose(rows: [V; LANES]) -> [V; LANES] {
-        // Four blocks of eight by eight; those off the diagonal change places.
-        let half = |from: usize| [0, 1, 2, 3, 4, 5, 6, 7].map(|i| (rows[from + i].0, rows[from + i].1));
-        let (top, bottom) = (half(0), half(8));
-        let a = transpose8(top.map(|row| row.0));
-        let b = transpose8(top.map(|row| row.1));
-        let c = transpose8(bottom.map(|row| row.0));
-        let d = transpose8(bottom.map(|row| row.1));
+        // Four blocks of eight by eight; those off the diagonal change places. Filled by a loop: `map` would be a call.
+        let [mut a, mut b, mut c, mut d] = [[_mm256_setzero_ps(); 8]; 4];
+        for i in 0..8 {
+            (a[i], b[i]) = (rows[i].0, rows[i].1);
+            (c[i], d[i]) = (rows[8 + i].0, rows[8 + i].1);
+        }
+        let [a, b, c, d] = [transpose8(a), transpose8(b), transpose8(c), transpose8(d)];
         let mut columns = rows;
         for i in 0..8 {
             columns[i] = V(a[i], c[i]);
