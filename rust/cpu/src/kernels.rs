@@ -7,7 +7,7 @@
 use rustllm_ops::{Activation, DType, KvCacheDType, WeightFormat};
 
 use crate::Isa;
-use crate::attention::{AttentionTask, Tiles};
+use crate::attention::{self, AttentionTask};
 use crate::attention_tile::{CacheBf16, CacheF16, CacheF32, CacheInt8, Rows, Step};
 use crate::gemm::{
     Bf16, F16, F32, InputsTask, Int4, Int8, LinearTask, PlainF32, Quantized, RoundedBf16, RoundedF16, Widening,
@@ -23,8 +23,8 @@ macro_rules! tables {
         /// Kernels compiled for one instruction set. Each is unsafe as its generic source says.
         #[derive(Debug, Clone, Copy)]
         pub(crate) struct Kernels {
-            /// Panels of a linear layer's register tile by its number of rows.
-            pub(crate) tile_panels: TilePanels,
+            tiles: Tiles,
+            grouped_tiles: Tiles,
             /// Activations of two elements a word for bfloat16 weights.
             pub(crate) pairs_bf16: bool,
             $(pub(crate) $name: unsafe fn($($ty),*),)*
@@ -42,8 +42,12 @@ macro_rules! tables {
                             unsafe { crate::$module::$kernel::<$simd $(, $param)?>($($arg),*) }
                         }
                     )*
-                    pub(super) const KERNELS: Kernels =
-                        Kernels { tile_panels: $simd::TILE_PANELS, pairs_bf16: false, $($name,)* };
+                    pub(super) const KERNELS: Kernels = Kernels {
+                        tiles: $simd::TILES,
+                        grouped_tiles: $simd::GROUPED_TILES,
+                        pairs_bf16: false,
+                        $($name,)*
+                    };
                 }
             };
         }
@@ -173,6 +177,14 @@ impl Kernels {
         }
     }
 
+    /// The register tiles of a linear layer in `format`.
+    pub(crate) fn tiles(&self, format: WeightFormat) -> &Tiles {
+        match format {
+            WeightFormat::Int4 { .. } => &self.grouped_tiles,
+            WeightFormat::Dense(_) | WeightFormat::Int8 => &self.tiles,
+        }
+    }
+
     /// The linear kernel for weights in `format`.
     pub(crate) fn linear(&self, format: WeightFormat) -> LinearKernel {
         match format {
@@ -196,14 +208,14 @@ impl Kernels {
     }
 
     /// The kernels of attention's register tiles for a cache of `dtype`.
-    pub(crate) fn attention_tiles(&self, dtype: KvCacheDType) -> Tiles {
+    pub(crate) fn attention_tiles(&self, dtype: KvCacheDType) -> attention::Tiles {
         let (score, weigh) = match dtype {
             KvCacheDType::F32 => (self.score_f32, self.weigh_f32),
             KvCacheDType::F16 => (self.score_f16, self.weigh_f16),
             KvCacheDType::BF16 => (self.score_bf16, self.weigh_bf16),
             KvCacheDType::Int8 => (self.score_int8, self.weigh_int8),
         };
-        Tiles { score, weigh, score_wide: self.score_f32, weigh_wide: self.weigh_f32 }
+        attention::Tiles { score, weigh, score_wide: self.score_f32, weigh_wide: self.weigh_f32 }
     }
 
     /// The attention kernel for a cache of `dtype`.

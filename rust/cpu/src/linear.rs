@@ -19,7 +19,7 @@ use crate::arena::Buffer;
 use crate::gemm::{BLOCK_WORDS, InputsTask, LinearTask, PLAIN_GROUP_WORDS, SCRATCH_BYTES};
 use crate::kernels::{Kernels, LinearKernel};
 use crate::pack::{INT4_ZERO, INT8_ZERO, Layout, PackedWeight};
-use crate::simd::{LANES, MAX_TILE_ROWS, TilePanels};
+use crate::simd::{LANES, MAX_TILE_ROWS, Tiles};
 use crate::step::{Scratch, Step};
 use crate::view::View;
 
@@ -37,6 +37,9 @@ const WORTH_SHARING: usize = 64 * 1024;
 
 /// Runs of rows a task keeps at least when rows are cut.
 const MIN_TASK_RUNS: usize = 4;
+
+/// Runs up to which the largest tile is best, since it needs the fewest.
+const FEW_RUNS: usize = 2;
 
 /// How a product is cut.
 #[derive(Debug, PartialEq, Eq)]
@@ -59,17 +62,18 @@ struct Shape {
 
 impl Plan {
     /// The cut of `shape` for so many threads, into tasks of at most `most_panels` where rows are many.
-    fn new(shape: Shape, most_panels: usize, tiles: &TilePanels, num_threads: usize) -> Self {
+    fn new(shape: Shape, most_panels: usize, tiles: &Tiles, num_threads: usize) -> Self {
         let Shape { rows, panels, in_features } = shape;
-        let most = (1..=MAX_TILE_ROWS).rev().find(|rows| tiles[*rows] > 0).unwrap_or(1);
+        let most = (1..=MAX_TILE_ROWS).rev().find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
+        let most = if rows > FEW_RUNS * most { tiles.many } else { most };
         // As even as can be: seven rows are two runs of four, not one of six and one of one.
         let fewest = rows.div_ceil(rows.div_ceil(most));
-        let tile_rows = (fewest..=most).find(|rows| tiles[*rows] > 0).unwrap_or(1);
+        let tile_rows = (fewest..=most).find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
         let runs = rows.div_ceil(tile_rows);
         let shared = rows * panels * LANES * in_features >= WORTH_SHARING && num_threads > 1;
         let wanted = if shared { num_threads * TASKS_PER_THREAD } else { 1 };
         // Whole register tiles.
-        let width = tiles[tile_rows].max(1);
+        let width = tiles.panels[tile_rows].max(1);
         let mut task_panels = panels.div_ceil(wanted).next_multiple_of(width);
         if runs > 1 {
             task_panels = task_panels.min(most_panels / width * width);
@@ -253,7 +257,7 @@ pub(crate) fn linear(
         return Ok(());
     }
     let shape = Shape { rows: x.rows, panels: layout.panels(), in_features: layout.in_features };
-    let plan = Plan::new(shape, MAX_TASK_PANELS, &kernels.tile_panels, step.pool.num_threads());
+    let plan = Plan::new(shape, MAX_TASK_PANELS, kernels.tiles(layout.format), step.pool.num_threads());
     let product = Product::new(step, kernels, x, weight, bias, &plan)?;
     step.run(plan.num_tasks(), |worker, index| {
         let part = plan.part(index, x.rows, layout.out_features);
@@ -292,7 +296,7 @@ pub(crate) fn gated_linear(
     }
     let up = layout.panels() / 2;
     let shape = Shape { rows: x.rows, panels: up, in_features: layout.in_features };
-    let plan = Plan::new(shape, MAX_TASK_PANELS / 2, &kernels.tile_panels, step.pool.num_threads());
+    let plan = Plan::new(shape, MAX_TASK_PANELS / 2, kernels.tiles(layout.format), step.pool.num_threads());
     let product = Product::new(step, kernels, x, weight, bias, &plan)?;
     let width = plan.task_panels * LANES;
     let sums = step.scratch(2 * width * plan.task_runs * plan.tile_rows)?;
@@ -321,7 +325,7 @@ mod tests {
 
     #[test]
     fn plans_cover_and_share() {
-        let tiles = [0, 4, 4, 4, 4, 0, 4, 0, 3];
+        let tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 4, 0, 3], many: 8 };
         let plan = |rows, panels, in_features, threads| {
             let plan = Plan::new(Shape { rows, panels, in_features }, MAX_TASK_PANELS, &tiles, threads);
             (plan.tile_rows, plan.runs, plan.task_panels, plan.task_runs)
@@ -342,7 +346,7 @@ mod tests {
 
     #[test]
     fn parts_cover_a_product_once() {
-        let tiles = [0, 4, 4, 4, 4, 0, 4, 0, 3];
+        let tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 4, 0, 3], many: 8 };
         for (rows, cols) in [(1usize, 70usize), (9, 1000), (16, 15), (300, 4864)] {
             let shape = Shape { rows, panels: cols.div_ceil(LANES), in_features: 900 };
             let plan = Plan::new(shape, MAX_TASK_PANELS / 2, &tiles, 3);

@@ -27,6 +27,8 @@ pub(crate) trait Product<S: Simd> {
     const HEADER: usize = 0;
     /// Whether activations are int8, with scales and offsets.
     const INTEGER: bool = false;
+    /// Whether a group's sum is kept beside the sums so far until the group ends.
+    const GROUPED: bool = false;
     /// Whether outputs have scales of their own.
     const COLUMN_SCALED: bool = false;
     /// Runs of rows from which unpacking a block costs less than it saves.
@@ -251,6 +253,7 @@ type GroupHeader<S> = (<S as Simd>::V, <S as Simd>::I);
 /// The parts that both forms of int4 share.
 macro_rules! int4_product {
     () => {
+        const GROUPED: bool = true;
         type Wide = Int4Wide<ZEROS, D>;
         type Header = GroupHeader<S>;
         integer_product!();

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd, TilePanels};
+use super::{LANES, Simd, Tiles};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -85,7 +85,7 @@ impl Simd for Avx2 {
     type V = V;
     type I = I;
     // At most 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
-    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1, 0, 0];
+    const TILES: Tiles = Tiles { panels: [0, 4, 2, 2, 1, 0, 1, 0, 0], many: 6 };
     const QUERIES: usize = 6;
     const ACCUMULATORS: usize = 6;
 
