@@ -109,34 +109,50 @@ table!(avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]
 table!(neon, Neon, "neon");
 
-/// AVX-512's kernels, but for the integer linear layers.
+/// The kernels of `$base`, but for the integer linear layers, which have `vpdpbusd`.
 #[cfg(target_arch = "x86_64")]
-mod avx512vnni {
-    use super::*;
-    use crate::gemm::{Vnni, linear};
+macro_rules! table_with_byte_dots {
+    ($isa:ident, $base:ident, $simd:ident, $features:literal) => {
+        mod $isa {
+            use super::*;
+            use crate::gemm::{Vnni, linear};
 
-    macro_rules! with_dot_products {
-        ($($name:ident = $kernel:path: ($($arg:ident: $ty:ty),*);)*) => {
-            $(
-                #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-                unsafe fn $name($($arg: $ty),*) {
-                    // SAFETY: the caller keeps the kernel's contract and has the features.
-                    unsafe { $kernel($($arg),*) }
-                }
-            )*
-            pub(super) const KERNELS: Kernels = Kernels { $($name,)* ..avx512::KERNELS };
-        };
-    }
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int8(task: &LinearTask) {
+                // SAFETY: the caller keeps the kernel's contract and has the features.
+                unsafe { linear::<$simd, Int8<Vnni>>(task) }
+            }
 
-    with_dot_products! {
-        linear_int8 = linear::<Avx512, Int8<Vnni>>: (task: &LinearTask);
-        linear_int4 = linear::<Avx512, Int4<false, Vnni>>: (task: &LinearTask);
-        linear_int4_zeros = linear::<Avx512, Int4<true, Vnni>>: (task: &LinearTask);
-        byte_dots = crate::probe::byte_dots::<Avx512, Vnni>: (iterations: usize, to: *mut f32);
-    }
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int4(task: &LinearTask) {
+                // SAFETY: as above.
+                unsafe { linear::<$simd, Int4<false, Vnni>>(task) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int4_zeros(task: &LinearTask) {
+                // SAFETY: as above.
+                unsafe { linear::<$simd, Int4<true, Vnni>>(task) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn byte_dots(iterations: usize, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { crate::probe::byte_dots::<$simd, Vnni>(iterations, to) }
+            }
+
+            pub(super) const KERNELS: Kernels =
+                Kernels { linear_int8, linear_int4, linear_int4_zeros, byte_dots, ..$base::KERNELS };
+        }
+    };
 }
 
-/// The same, and the linear layer of bfloat16.
+#[cfg(target_arch = "x86_64")]
+table_with_byte_dots!(avxvnni, avx2, Avx2, "avxvnni,avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+table_with_byte_dots!(avx512vnni, avx512, Avx512, "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+
+/// AVX-512's with byte dots, and the linear layer of bfloat16.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
     use super::*;
@@ -164,6 +180,8 @@ impl Kernels {
             Isa::Scalar => Some(&scalar::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(&avx2::KERNELS),
+            #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(&avxvnni::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(&avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]

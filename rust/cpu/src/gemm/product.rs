@@ -15,6 +15,8 @@
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
 use crate::simd::{LANES, Simd};
 
 /// A weight format against the activations it takes.
@@ -130,7 +132,7 @@ float32_product!(Bf16, 2 words of 64 bytes, unpacked from 4 runs, |from, part| {
 pub(crate) struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
-impl Product<crate::simd::Avx512> for Bf16Dot {
+impl Product<Avx512> for Bf16Dot {
     const WORDS: usize = 1;
     const W_BYTES: usize = 64;
     type Wide = Self;
@@ -186,7 +188,7 @@ impl<S: Simd> ByteDot<S> for Widening {
 pub(crate) struct Vnni;
 
 #[cfg(target_arch = "x86_64")]
-impl ByteDot<crate::simd::Avx512> for Vnni {
+impl ByteDot<Avx512> for Vnni {
     #[inline(always)]
     unsafe fn dot(
         w: std::arch::x86_64::__m512i,
@@ -194,6 +196,14 @@ impl ByteDot<crate::simd::Avx512> for Vnni {
         sum: std::arch::x86_64::__m512i,
     ) -> std::arch::x86_64::__m512i {
         std::arch::x86_64::_mm512_dpbusd_epi32(sum, w, x)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl ByteDot<Avx2> for Vnni {
+    #[inline(always)]
+    unsafe fn dot(w: <Avx2 as Simd>::I, x: <Avx2 as Simd>::I, sum: <Avx2 as Simd>::I) -> <Avx2 as Simd>::I {
+        Avx2::byte_dots(w, x, sum)
     }
 }
 

@@ -81,6 +81,14 @@ unsafe fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
     columns
 }
 
+impl Avx2 {
+    /// [`Simd::dot`] with the instruction of AVX-VNNI, which the machine must have besides AVX2.
+    #[inline(always)]
+    pub(crate) unsafe fn byte_dots(w: I, x: I, sum: I) -> I {
+        I(_mm256_dpbusd_avx_epi32(sum.0, w.0, x.0), _mm256_dpbusd_avx_epi32(sum.1, w.1, x.1))
+    }
+}
+
 impl Simd for Avx2 {
     type V = V;
     type I = I;
