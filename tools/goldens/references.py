@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import NUM_GREEDY_TOKENS, Case
+from case import NUM_GREEDY_TOKENS, Case
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from weights import rng_for
 
@@ -121,6 +121,7 @@ def make_reference(case: Case, folder: Path) -> dict[str, Any]:
         "checkpoint_dtype": case.dtype,
         "compute_dtype": "float32",
         "num_greedy_tokens": NUM_GREEDY_TOKENS,
+        **({"max_model_len": case.max_model_len} if case.max_model_len else {}),
         "min_margin": min(np.float32(path.margins().min()) for path in paths),
         "logprob_std": np.float32(torch.cat([p.logprobs for p in paths]).std(-1).mean()),
         "prompts": [_entry(path) for path in paths],

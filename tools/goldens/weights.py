@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import Case
+from case import Case
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, PreTrainedModel
 
 LOGIT_STD = 2.5
 """Target standard deviation of the logits: wide enough that the best token has a clear lead."""
@@ -21,7 +21,7 @@ LOGIT_STD = 2.5
 # that a continuation depends on attention and does not merely repeat its last token.
 GAINS = {
     "q_proj": 1.2, "k_proj": 1.2, "v_proj": 1.0, "o_proj": 1.5,
-    "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5,
+    "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5, "qkv_proj": 1.2, "gate_up_proj": 1.4,
     "c_attn": 1.6, "c_fc": 1.5, "c_proj": 1.6, "lm_head": LOGIT_STD,
 }  # fmt: skip
 
@@ -38,13 +38,20 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
     module, kind = name.split(".")[-2:]
     if kind == "bias":
         return noise * np.float32(0.15)
+    if "norm" in module and case.config_class.__name__.startswith("Gemma"):
+        # These count from one. Outputs are normed large, so that they outweigh the embeddings.
+        offset = {"q_norm": 0.3, "k_norm": 0.3, "norm": 1.0}.get(module, 0.0)
+        return np.float32(0.25) * noise + np.float32(1.5 if module[:5] == "post_" else offset)
     if "norm" in module or module.startswith("ln_"):
         return (1 + np.float32(0.25) * noise) * np.float32(1.3 if module[1:] == "_norm" else 1.0)
     if module == "wpe":
         return noise
+    if module == "embed_tokens" and case.config_class.__name__.startswith("Gemma"):
+        return noise / np.float32(np.sqrt(shape[1]))  # the model scales it by that root
     if module in ("embed_tokens", "wte"):
         return noise * np.float32(LOGIT_STD / np.sqrt(shape[1]) if tied else 1.0)
-    fan_in = shape[0] if module.startswith("c_") else shape[1]  # c_*: GPT-2 stores [in, out]
+    is_gpt2 = case.config_class is GPT2Config  # which stores [in, out]
+    fan_in = shape[0] if is_gpt2 else shape[1]
     return noise * np.float32(GAINS[module] / np.sqrt(fan_in))
 
 
@@ -106,7 +113,15 @@ def _write_configs(case: Case, folder: Path) -> None:
 
 def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
     """Remove what may differ between the spellings without a meaning for the model."""
-    for key in ("transformers_version", "max_window_layers", "n_ctx"):
+    for key in (
+        "transformers_version",
+        "max_window_layers",
+        "n_ctx",
+        "partial_rotary_factor",
+        "hidden_activation",
+        "rope_local_base_freq",
+        "sliding_window_pattern",
+    ):
         read.pop(key, None)
     read["dtype"] = read["dtype"] or "float32"  # a file without a dtype: the default is meant
     (read.get("rope_parameters") or {}).pop("type", None)  # the oldest name of rope_type
@@ -118,7 +133,10 @@ def _to_v4(v5: dict[str, Any], case: Case) -> dict[str, Any]:
     v4 |= {"torch_dtype": v5["dtype"], "transformers_version": "4.51.3"}
     if "rope_parameters" in v5:
         rope = dict(v5["rope_parameters"])
+        rope = dict(rope.get("full_attention", rope))  # the sliding layers' is for v4_extra to say
         v4["rope_theta"] = rope.pop("rope_theta")
+        if "partial_rotary_factor" in rope:
+            v4["partial_rotary_factor"] = rope.pop("partial_rotary_factor")
         v4["rope_scaling"] = None if rope["rope_type"] == "default" else rope
     for key, value in case.v4_extra.items():
         v4[key] = value

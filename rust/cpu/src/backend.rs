@@ -8,6 +8,7 @@ use rustllm_ops::{
 
 use crate::arena::Arena;
 use crate::attend::Work;
+use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
 use crate::pack::{Layout, PackedWeight};
@@ -298,7 +299,15 @@ impl Backend for CpuBackend {
         let (cache, queries) = (self.cache(layer)?, self.view(q)?);
         let mut step = self.step();
         let (result, to) = step.result(q.rows(), q.cols())?;
-        attend::attend(&mut step, self.kernels, queries, cache, metadata, params, to)?;
+        let of_heads = |values: &Option<Tensor>| -> Result<*const f32> {
+            values.as_ref().map_or(Ok(std::ptr::null()), |values| Ok(self.view(values)?.row(0).cast_const()))
+        };
+        let rules = ScoreRules {
+            soft_cap: params.soft_cap,
+            alibi_slopes: of_heads(&params.alibi_slopes)?,
+            sinks: of_heads(&params.sinks)?,
+        };
+        attend::attend(&mut step, self.kernels, queries, cache, metadata, (params, rules), to)?;
         Ok(result)
     }
 
@@ -342,6 +351,18 @@ impl Backend for CpuBackend {
         let (result, to) = step.result(x.rows(), gate_up.out_features / 2)?;
         linear::gated_linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
         Ok(result)
+    }
+
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.soft_cap)(to.row(row), cap, to.cols) })
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.scale)(to.row(row), factor, to.cols) })
     }
 
     fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {

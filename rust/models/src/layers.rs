@@ -6,6 +6,9 @@
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
 //!                 stream ─► Norm ─► FeedForward ─┐
 //!                 stream ◄───────────────────────┘
+//!   SandwichBlock    a Norm after each of the two as well
+//!   PostNormBlock    a Norm after each of the two only
+//!   ParallelBlock    both on one Norm of the stream
 //! ```
 
 mod attention;
@@ -17,7 +20,7 @@ mod norm;
 mod residual;
 
 pub(crate) use attention::Attention;
-pub(crate) use block::{Block, PreNormBlock};
+pub(crate) use block::{Block, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use linear::Linear;

@@ -10,14 +10,19 @@
 //! format: those are the backend's and the loader's. Hugging Face's field names are in `config` only.
 
 mod checkpoint;
+mod cohere;
 mod config;
 mod error;
+mod gemma2;
 mod gpt2;
 mod layers;
 mod llama;
 mod loader;
 mod model;
+mod olmo2;
 mod registry;
+mod rope;
+mod starcoder2;
 
 use std::fmt;
 use std::path::Path;
@@ -26,11 +31,14 @@ use rustllm_ops::{Backend, DType, WeightFormat};
 use serde_json::{Map, Value};
 
 use checkpoint::Checkpoint;
-pub use config::{LayerConfig, ModelConfig, RopeConfig};
+pub use config::{
+    AttentionConfig, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+};
 pub use error::LoadError;
 use loader::{Formats, Loader, Loading};
 pub use model::{ForwardBatch, ForwardContext, Model};
 pub use registry::supported_architectures;
+pub use rope::{RopeConfig, RopeScaling};
 
 /// How a model folder is loaded.
 #[derive(Default)]
@@ -85,7 +93,7 @@ pub struct LoadedModel {
 /// [`LoadError`] naming the file, field or tensor at fault: whatever the files hold, this does not panic.
 pub fn load(dir: &Path, backend: &dyn Backend, options: LoadOptions<'_>) -> Result<LoadedModel, LoadError> {
     let (mut config, architecture) = ModelConfig::read(dir, &options.hf_overrides)?;
-    config.max_model_len = max_model_len(options.max_model_len, config.max_model_len)?;
+    config.max_model_len = max_model_len(options.max_model_len, &config)?;
     let checkpoint = Checkpoint::open(dir)?;
     let dtype = options.dtype.or(config.dtype).unwrap_or_else(|| checkpoint.dtype());
     let formats = Formats::new(dtype, options.quantization);
@@ -98,9 +106,10 @@ pub fn load(dir: &Path, backend: &dyn Backend, options: LoadOptions<'_>) -> Resu
     Ok(LoadedModel { model, config, dtype, max_model_len, num_parameters, eos_token_ids })
 }
 
-fn max_model_len(requested: Option<usize>, limit: usize) -> Result<usize, LoadError> {
+fn max_model_len(requested: Option<usize>, config: &ModelConfig) -> Result<usize, LoadError> {
+    let limit = config.max_model_len;
     match requested {
-        None => Ok(limit),
+        None => Ok(config.default_max_model_len()),
         Some(requested) if (1..=limit).contains(&requested) => Ok(requested),
         Some(requested) => Err(LoadError::MaxModelLen { requested, limit }),
     }

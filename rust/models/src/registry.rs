@@ -3,7 +3,7 @@
 use crate::config::families;
 use crate::config::fields::Fields;
 use crate::loader::Loader;
-use crate::{LoadError, Model, ModelConfig, gpt2, llama};
+use crate::{LoadError, Model, ModelConfig, cohere, gemma2, gpt2, llama, olmo2, starcoder2};
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
 type Build = fn(&Loader<'_>, &ModelConfig) -> Result<Box<dyn Model>, LoadError>;
@@ -21,12 +21,24 @@ pub(crate) struct Architecture {
 }
 
 #[rustfmt::skip]
-const ARCHITECTURES: [Architecture; 5] = [
+const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "CohereForCausalLM", config: families::cohere, build: cohere::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Cohere2ForCausalLM", config: families::cohere2, build: cohere::build, is_buffer: llama::is_buffer },
     Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
+    Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "GraniteForCausalLM", config: families::granite, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "LlamaForCausalLM", config: families::llama, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "MistralForCausalLM", config: families::mistral, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Olmo2ForCausalLM", config: families::olmo2, build: olmo2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Olmo3ForCausalLM", config: families::olmo3, build: olmo2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Phi3ForCausalLM", config: families::phi3, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen2ForCausalLM", config: families::qwen2, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "SmolLM3ForCausalLM", config: families::smollm3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Starcoder2ForCausalLM", config: families::starcoder2, build: starcoder2::build, is_buffer: llama::is_buffer },
 ];
 
 /// The first of `names` that is supported.

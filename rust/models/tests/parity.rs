@@ -34,6 +34,15 @@ fn every_supported_architecture_has_a_golden() {
     assert_eq!(covered, supported_architectures());
 }
 
+#[test]
+fn the_table_of_models_lists_what_loads() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/supported_models.md");
+    let text = std::fs::read_to_string(path).unwrap();
+    let names = text.lines().filter_map(|line| line.strip_prefix("| `")?.split_once('`')).map(|(name, _)| name);
+    let listed: Vec<_> = names.filter(|name| name.starts_with(char::is_uppercase)).collect();
+    assert_eq!(listed, supported_architectures());
+}
+
 /// transformers 4 and 5 spell the same configuration differently.
 #[test]
 fn both_spellings_read_alike() {

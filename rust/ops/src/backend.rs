@@ -197,6 +197,18 @@ pub trait Backend: Debug + Send + Sync {
         self.gated_activation(&self.linear(x, gate_up, bias)?, activation)
     }
 
+    /// `x = cap * tanh(x / cap)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()>;
+
+    /// `x *= factor`, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()>;
+
     /// Rows `rows` of `x`, in that order.
     ///
     /// # Errors

@@ -43,7 +43,7 @@ pub(crate) struct Tiles {
 }
 
 /// Indices of the lanes, for masks.
-const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+pub(crate) const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// An instruction set's way to compute with sixteen lanes.
 ///

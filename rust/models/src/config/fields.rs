@@ -135,6 +135,14 @@ impl Fields {
         texts.map(Some).ok_or_else(|| self.invalid(name, "a list of strings"))
     }
 
+    /// A list of finite numbers, if present.
+    pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>, LoadError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+        let numbers = value.as_array().and_then(|list| list.iter().map(number).collect());
+        numbers.map(Some).ok_or_else(|| self.invalid(name, "a list of numbers"))
+    }
+
     /// Token ids written as one number or a list of them; empty when absent.
     pub(crate) fn token_ids(&self, name: &str) -> Result<Vec<u32>, LoadError> {
         let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());

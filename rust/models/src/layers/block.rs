@@ -27,3 +27,59 @@ impl Block for PreNormBlock {
         stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
     }
 }
+
+/// As [`PreNormBlock`], each output normed once more before it is added (Gemma 2).
+#[derive(Debug)]
+pub(crate) struct SandwichBlock {
+    pub(crate) attention_norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) attention_output_norm: Norm,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_output_norm: Norm,
+}
+
+impl Block for SandwichBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = stream.normed(ctx.backend, &self.attention_norm)?;
+        let output = self.attention.forward(ctx, &x)?;
+        stream.add(ctx.backend, self.attention_output_norm.forward(ctx.backend, &output)?)?;
+        let x = stream.normed(ctx.backend, &self.feed_forward_norm)?;
+        let output = self.feed_forward.forward(ctx.backend, &x)?;
+        stream.add(ctx.backend, self.feed_forward_output_norm.forward(ctx.backend, &output)?)
+    }
+}
+
+/// Attention, then feed-forward, each on the stream itself, their outputs normed (OLMo 2).
+#[derive(Debug)]
+pub(crate) struct PostNormBlock {
+    pub(crate) attention: Attention,
+    pub(crate) attention_output_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_output_norm: Norm,
+}
+
+impl Block for PostNormBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let output = self.attention.forward(ctx, &stream.sum(ctx.backend)?)?;
+        stream.add(ctx.backend, self.attention_output_norm.forward(ctx.backend, &output)?)?;
+        let output = self.feed_forward.forward(ctx.backend, &stream.sum(ctx.backend)?)?;
+        stream.add(ctx.backend, self.feed_forward_output_norm.forward(ctx.backend, &output)?)
+    }
+}
+
+/// Attention and feed-forward side by side, both on the same norm of the stream.
+#[derive(Debug)]
+pub(crate) struct ParallelBlock {
+    pub(crate) norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) feed_forward: FeedForward,
+}
+
+impl Block for ParallelBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = stream.normed(ctx.backend, &self.norm)?;
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
+    }
+}

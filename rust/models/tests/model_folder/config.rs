@@ -123,7 +123,10 @@ fn rope_rules() {
         rule[name] = value;
         Folder::llama().with("rope_scaling", rule)
     };
-    refused(&changed("rope_type", json!("yarn")), &["rope_scaling.rope_type", "default, linear, llama3", "yarn"]);
+    refused(
+        &changed("rope_type", json!("ntk")),
+        &["rope_scaling.rope_type", "default, linear, dynamic, llama3", "ntk"],
+    );
     refused(&changed("factor", json!(0.5)), &["rope_scaling.factor must be a number between 1"]);
     refused(&changed("factor", Value::Null), &["\"rope_scaling.factor\" is missing"]);
     refused(&changed("high_freq_factor", json!(1.0)), &["above low_freq_factor (1)"]);

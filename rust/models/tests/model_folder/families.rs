@@ -1,6 +1,6 @@
 //! What each family's fields mean where the goldens do not reach.
 
-use rustllm_models::ModelConfig;
+use rustllm_models::{ModelConfig, QkNorm};
 use serde_json::{Map, Value, json};
 
 use crate::folder::Folder;
@@ -44,10 +44,10 @@ fn qwen_slides_only_when_switched_on() {
 #[test]
 fn qwen_biases_and_norms() {
     let qwen2 = config(&llama_like("Qwen2ForCausalLM"));
-    assert!(qwen2.qkv_bias && !qwen2.attention_output_bias && !qwen2.qk_norm);
+    assert!(qwen2.attention.qkv_bias && !qwen2.attention.output_bias && qwen2.attention.qk_norm.is_none());
     let qwen3 = config(&llama_like("Qwen3ForCausalLM"));
-    assert!(qwen3.qk_norm && !qwen3.qkv_bias);
-    assert_eq!((qwen3.head_dim, qwen2.head_dim), (128, 4));
+    assert!(qwen3.attention.qk_norm == Some(QkNorm::Head) && !qwen3.attention.qkv_bias);
+    assert_eq!((qwen3.attention.head_dim, qwen2.attention.head_dim), (128, 4));
 }
 
 #[test]
@@ -59,5 +59,5 @@ fn gpt2_scales_attention_as_its_switches_say() {
     assert_eq!(scales("scale_attn_weights", true), [0.5, 0.5]);
     assert_eq!(scales("scale_attn_weights", false), [1.0, 1.0]);
     assert_eq!(scales("scale_attn_by_inverse_layer_idx", true), [0.5, 0.25]);
-    assert_eq!(config(&Folder::gpt2()).intermediate_size, 32);
+    assert_eq!(config(&Folder::gpt2()).feed_forward.intermediate_size, 32);
 }

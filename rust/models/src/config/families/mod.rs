@@ -1,15 +1,32 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod cohere;
+mod gemma;
 mod gpt2;
+mod granite;
 mod llama;
+mod olmo;
+mod phi3;
+mod rotary;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use rustllm_ops::{Activation, DType};
 use serde_json::Value;
 
 use super::fields::Fields;
 use crate::LoadError;
+pub(crate) use cohere::{cohere, cohere2};
+pub(crate) use gemma::{gemma, gemma2, gemma3};
 pub(crate) use gpt2::gpt2;
+pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use olmo::{olmo2, olmo3};
+pub(crate) use phi3::phi3;
+pub(crate) use smollm3::smollm3;
+pub(crate) use stablelm::stablelm;
+pub(crate) use starcoder2::starcoder2;
 
 type Result<T> = std::result::Result<T, LoadError>;
 
@@ -18,12 +35,16 @@ const MAX_LAYERS: usize = 10_000;
 const MAX_HEADS: usize = 65_536;
 const MAX_WIDTH: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 31;
-const MAX_POSITIONS: usize = i32::MAX as usize;
+pub(in crate::config) const MAX_POSITIONS: usize = i32::MAX as usize;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
-const SWITCHES: [&str; 30] = [
+const SWITCHES: [&str; 34] = [
     "quantization_config",
     "compression_config",
+    "qk_layernorm",
+    "use_bias",
+    "use_qkv_bias",
+    "use_sliding_window",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "query_pre_attn_scalar",
@@ -65,7 +86,9 @@ const FACTORS: [&str; 7] = [
     "scale_emb",
 ];
 
-fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&str]) -> Result<()> {
+/// Refuses what the family neither knows nor may ignore: the fields above but those it `implements`, and its `own` that other
+/// families have.
+fn refuse_unless_neutral(fields: &Fields, architecture: &str, implements: &[&str], own: &[&str]) -> Result<()> {
     let switched = |name: &&str| match fields.get(name) {
         None | Some(Value::Bool(false)) => false,
         Some(Value::Number(number)) => number.as_f64() != Some(0.0),
@@ -74,16 +97,17 @@ fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&
         Some(_) => true,
     };
     let scaled = |name: &&str| fields.get(name).is_some_and(|value| value.as_f64() != Some(1.0));
-    let switch = SWITCHES.iter().chain(more_switches).find(|name| switched(name));
-    match switch.or_else(|| FACTORS.iter().find(|name| scaled(name))) {
+    let unknown = |name: &&&str| !implements.contains(name);
+    let switch = SWITCHES.iter().filter(unknown).chain(own).find(|name| switched(name));
+    match switch.or_else(|| FACTORS.iter().filter(unknown).find(|name| scaled(name))) {
         Some(name) => Err(fields.unsupported(name, architecture)),
         None => Ok(()),
     }
 }
 
-/// `1 / sqrt(head_dim)`.
-fn scale_of(head_dim: usize) -> f32 {
-    (1.0 / (head_dim as f64).sqrt()) as f32
+/// `1 / sqrt(width)`.
+fn scale_of(width: f64) -> f32 {
+    (1.0 / width.sqrt()) as f32
 }
 
 /// `dividend / divisor`, which must come out even.
