@@ -12,6 +12,8 @@ from typing import Any
 
 import exact_decoders
 import numpy as np
+from classic_families import FAMILIES
+from exact_classics import logits as classic_logits
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -38,7 +40,8 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
-    forward = {"gpt2": _gpt2}.get(config["model_type"], exact_decoders.forward)
+    forwards = {"gpt2": _gpt2, **dict.fromkeys(FAMILIES, classic_logits)}
+    forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)
     result: Array = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
