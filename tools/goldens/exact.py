@@ -34,7 +34,11 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
             if config["model_type"] == "gpt2" and not name.startswith("transformer."):
                 name = f"transformer.{name}"
             if not name.endswith(".attn.bias"):  # GPT-2's stored causal mask
-                tensors[name] = value.double().numpy()
+                tensors[name.removeprefix("language_model.")] = value.double().numpy()
+    if "text_config" in config:
+        config = config["text_config"]
+        images = ("vision_tower.", "multi_modal_projector.")
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(images)}
     return config, tensors
 
 

@@ -65,7 +65,8 @@ def _fit_path(model: PreTrainedModel, case: Case, length: int) -> GreedyPath:
     for attempt in range(MAX_ATTEMPTS):
         rng = rng_for("prompt", case.name, length, attempt)
         # Special tokens (ids 0 to 2) stay out of the prompts.
-        prompt = [int(i) for i in rng.integers(3, model.config.vocab_size, length)]
+        vocab_size = model.config.get_text_config().vocab_size
+        prompt = [int(i) for i in rng.integers(3, vocab_size, length)]
         path = follow(model, prompt, greedy(model, prompt, NUM_GREEDY_TOKENS))
         top6 = path.logprobs[length - 1].topk(6).values
         if (

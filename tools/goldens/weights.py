@@ -42,6 +42,8 @@ def rng_for(*key: object) -> np.random.Generator:
 def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarray:
     """The value of one parameter; no bias is zero and no norm is one, so that a lost one shows."""
     noise = rng_for("weights", case.name, name).standard_normal(shape, dtype=np.float32)
+    if name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
+        return noise
     module, kind = name.split(".")[-2:]
     if kind == "bias":
         return noise * np.float32(0.15)
@@ -121,6 +123,8 @@ def _write_configs(case: Case, folder: Path) -> None:
 
 def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
     """Remove what may differ between the spellings without a meaning for the model."""
+    if "text_config" in read:
+        _forget_what_only_v4_says(read["text_config"])
     for key in (
         "transformers_version",
         "max_window_layers",
@@ -132,14 +136,18 @@ def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
         "seq_length",
     ):
         read.pop(key, None)
-    read["dtype"] = read["dtype"] or "float32"  # a file without a dtype: the default is meant
+    read["dtype"] = read.get("dtype") or "float32"  # a file without a dtype: the default is meant
     (read.get("rope_parameters") or {}).pop("type", None)  # the oldest name of rope_type
 
 
 def _to_v4(v5: dict[str, Any], case: Case) -> dict[str, Any]:
     """The same configuration as transformers 4 wrote it."""
     v4 = {k: v for k, v in v5.items() if k not in ("rope_parameters", "dtype", "layer_types")}
-    v4 |= {"torch_dtype": v5["dtype"], "transformers_version": "4.51.3"}
+    v4["transformers_version"] = "4.51.3"
+    if "dtype" in v5:
+        v4["torch_dtype"] = v5["dtype"]
+    if "text_config" in v5:
+        return {**v4, "text_config": _to_v4(v5["text_config"], case)}
     if "rope_parameters" in v5:
         rope = dict(v5["rope_parameters"])
         rope = dict(rope.get("full_attention", rope))  # the sliding layers' is for v4_extra to say

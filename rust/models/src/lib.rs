@@ -55,7 +55,7 @@ pub struct LoadOptions<'a> {
     /// What linear layers are quantized to while they are loaded. The output projection (and the embedding tied to it) is
     /// kept in eight bits then, other tables in `dtype`.
     pub quantization: Option<WeightFormat>,
-    /// Longest sequence; `None` takes what the model's positions reach.
+    /// Longest sequence; `None` takes [`ModelConfig::default_max_model_len`].
     pub max_model_len: Option<usize>,
     /// Fields put over those of `config.json`.
     pub hf_overrides: Map<String, Value>,

@@ -32,6 +32,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "FalconForCausalLM", config: families::falcon, build: falcon::build, is_buffer: falcon::is_buffer },
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
     Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
     Architecture { name: "GPTBigCodeForCausalLM", config: families::gpt_bigcode, build: gpt2::build_bigcode, is_buffer: gpt2::is_buffer },

@@ -29,7 +29,7 @@ use crate::LoadError;
 pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
 pub(crate) use falcon::falcon;
-pub(crate) use gemma::{gemma, gemma2, gemma3};
+pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
 pub(crate) use gpt_neox::gpt_neox;
 pub(crate) use gpt2::{gpt_bigcode, gpt2};
 pub(crate) use gptj::{codegen, gptj};
