@@ -359,6 +359,12 @@ impl Backend for CpuBackend {
         self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.soft_cap)(to.row(row), cap, to.cols) })
     }
 
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.clamp)(to.row(row), limit, to.cols) })
+    }
+
     fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
         let to = self.view(x)?;
         // SAFETY: rows of `cols` elements, each one task's.

@@ -9,17 +9,24 @@
 //! A model file says what is computed and which tensors it needs. It has no word of device, element type or file
 //! format: those are the backend's and the loader's. Hugging Face's field names are in `config` only.
 
+mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
 mod error;
+mod falcon;
 mod gemma2;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod layers;
 mod llama;
 mod loader;
 mod model;
+mod mpt;
 mod olmo2;
+mod opt;
+mod phi;
 mod registry;
 mod rope;
 mod starcoder2;
@@ -32,7 +39,7 @@ use serde_json::{Map, Value};
 
 use checkpoint::Checkpoint;
 pub use config::{
-    AttentionConfig, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+    AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
 };
 pub use error::LoadError;
 use loader::{Formats, Loader, Loading};
@@ -48,7 +55,7 @@ pub struct LoadOptions<'a> {
     /// What linear layers are quantized to while they are loaded. The output projection (and the embedding tied to it) is
     /// kept in eight bits then, other tables in `dtype`.
     pub quantization: Option<WeightFormat>,
-    /// Longest sequence; `None` takes what the model's positions reach.
+    /// Longest sequence; `None` takes [`ModelConfig::default_max_model_len`].
     pub max_model_len: Option<usize>,
     /// Fields put over those of `config.json`.
     pub hf_overrides: Map<String, Value>,

@@ -203,6 +203,12 @@ pub trait Backend: Debug + Send + Sync {
     /// A device failure.
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()>;
 
+    /// `x = min(max(x, -limit), limit)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()>;
+
     /// `x *= factor`, in place.
     ///
     /// # Errors

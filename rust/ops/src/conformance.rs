@@ -315,6 +315,11 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
             backend.scale(&mut x, 0.22)?;
             rows_of(backend, &x)
         }));
+        cases.push(Case::new(format!("clamp [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
+            backend.clamp(&mut x, 0.4)?;
+            rows_of(backend, &x)
+        }));
         cases.push(Case::new(format!("soft_cap [{rows}, {cols}]"), tolerance, move |backend| {
             let mut x = spread(backend, rows, cols)?;
             backend.soft_cap(&mut x, 5.0)?;

@@ -60,6 +60,14 @@ impl Fields {
         self.map.extend(overrides.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
+    /// The same with the numbers of `defaults` where it has no such fields.
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, usize)]) -> Self {
+        for (name, value) in defaults {
+            self.map.entry(*name).or_insert_with(|| Value::from(*value));
+        }
+        self
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
