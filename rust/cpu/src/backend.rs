@@ -174,13 +174,7 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-        check::linear(x, weight, bias)?;
-        let packed = self.packed(weight)?;
-        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
-        let mut step = self.step();
-        let (result, to) = step.result(x.rows(), weight.out_features)?;
-        linear::linear(&mut step, self.kernels, input, packed, bias, to)?;
-        Ok(result)
+        self.linear_then(x, weight, bias, None)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -334,6 +328,16 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.linear_then(x, weight, bias, Some(activation))
+    }
+
     fn gated_linear(
         &self,
         x: &Tensor,
@@ -385,6 +389,22 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
+    fn linear_then(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        let packed = self.packed(weight)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), weight.out_features)?;
+        linear::linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
+        Ok(result)
+    }
+
     fn norm_vectors(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(View, Option<View>)> {
         Ok((self.view(weight)?, bias.map(|bias| self.view(bias)).transpose()?))
     }

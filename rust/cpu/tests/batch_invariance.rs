@@ -66,7 +66,7 @@ fn linear() {
 }
 
 #[test]
-fn gated_linear() {
+fn fused_linear() {
     for format in FORMATS {
         for (k, n) in [(515, 48), (64, 23), (130, 1104)] {
             let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
@@ -74,6 +74,11 @@ fn gated_linear() {
                 let weight = random_weight(backend, 2 * n, k, format, 1)?;
                 let bias = random_tensor(backend, 1, 2 * n, 2)?;
                 Ok(Box::new(move |x, _| backend.gated_linear(&x, &weight, Some(&bias), Activation::Silu)))
+            });
+            check(&format!("activated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.activated_linear(&x, &weight, Some(&bias), Activation::Gelu)))
             });
         }
     }

@@ -182,6 +182,20 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
 
+    /// [`activation`](Self::activation) of a [`linear`](Self::linear): `[rows, in_features] -> [rows, out_features]`.
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.activation(&self.linear(x, weight, bias)?, activation)
+    }
+
     /// [`gated_activation`](Self::gated_activation) of a [`linear`](Self::linear) whose weight has gate and up one after the
     /// other: `[rows, in_features] -> [rows, out_features / 2]`.
     ///
