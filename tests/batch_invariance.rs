@@ -12,7 +12,7 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 10] = [
+const CASES: [&str; 15] = [
     "llama_rope_llama3",
     "qwen3_bf16",
     "gpt2",
@@ -23,6 +23,11 @@ const CASES: [&str; 10] = [
     "qwen2_moe",
     "deepseek_v3",
     "gpt_oss",
+    "bloom",
+    "falcon",
+    "gpt_neox",
+    "mpt",
+    "opt_post_norm",
 ];
 /// Of the weights, and of the cache where that is another.
 const DTYPES: [(DType, Option<KvCacheDType>); 4] =

@@ -26,6 +26,7 @@ class Case:
     the first GPT-2 uploads do, `fused_experts` all experts of a layer in one tensor (transformers
     5's own layout; files on the hub have each expert apart), `mxfp4` those of gpt-oss in MXFP4.
     Tests load the folder with `max_model_len`, where it is given.
+    `attention` is the implementation that transformers computes with.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Case:
     mxfp4: bool = False
     v4_extra: Mapping[str, Any] = field(default_factory=dict)
     max_model_len: int | None = None
+    attention: str = "eager"
 
     def config(self) -> PretrainedConfig:
         """The transformers configuration of this case."""

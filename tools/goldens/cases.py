@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from case import Case, rotary
+from classic_cases import CLASSIC_CASES
 from decoder_cases import DECODER_CASES
 from transformers import (
     GPT2Config,
@@ -189,6 +190,7 @@ MODEL_CASES: tuple[Case, ...] = (
         v4_extra={"n_ctx": 80, "torch_dtype": None},
     ),
     *DECODER_CASES,
+    *CLASSIC_CASES,
 )
 
 CHAT_VOCAB_SIZE = 384

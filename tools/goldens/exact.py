@@ -12,6 +12,8 @@ from typing import Any
 
 import exact_decoders
 import numpy as np
+from classic_families import FAMILIES
+from exact_classics import logits as classic_logits
 from exact_latent import deepseek
 from exact_moe import hub_names
 from numpy.typing import NDArray
@@ -45,7 +47,8 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
     own = {"gpt2": _gpt2, "deepseek_v2": deepseek, "deepseek_v3": deepseek}
-    forward = own.get(config["model_type"], exact_decoders.forward)
+    forwards = {**own, **dict.fromkeys(FAMILIES, classic_logits)}
+    forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)
     result: Array = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -36,10 +36,10 @@ class GreedyPath:
         return best[:, 0] - best[:, 1]
 
 
-def load_float32(folder: Path) -> PreTrainedModel:
-    """Load a folder as a user would, weights widened to float32, plain ("eager") attention."""
+def load_float32(folder: Path, attention: str = "eager") -> PreTrainedModel:
+    """Load a folder as a user would, weights widened to float32, plain attention by default."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder, dtype=torch.float32, attn_implementation=attention
     )
     model.eval()
     return model
@@ -114,7 +114,7 @@ def _entry(path: GreedyPath) -> dict[str, Any]:
 
 def make_reference(case: Case, folder: Path) -> dict[str, Any]:
     """The contents of `reference.json`, computed from the folder as it lies on disk."""
-    model = load_float32(folder)
+    model = load_float32(folder, case.attention)
     paths = [_fit_path(model, case, length) for length in case.prompt_lengths]
     return {
         "case": case.name,

@@ -27,7 +27,14 @@ GAINS = {
     # Routers spread their scores; what several experts write is added up.
     "gate": 1.5, "router": 1.5, "shared_expert_gate": 1.5,
     "q_a_proj": 1.0, "q_b_proj": 1.4, "kv_a_proj_with_mqa": 1.0, "kv_b_proj": 1.2,
+    "query_key_value": 1.4, "Wqkv": 1.4, "dense": 1.5, "out_proj": 1.5,
+    "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5, "fc1": 1.5, "fc2": 1.5, "fc_in": 1.5, "fc_out": 1.5,
+    "project_in": 1.0, "project_out": 1.0,
 }  # fmt: skip
+
+
+# Heads are normed to be selective, BLOOM's embeddings to be outweighed.
+NORM_GAINS = {"q_norm": 1.3, "k_norm": 1.3, "word_embeddings_layernorm": 0.25}
 
 
 def rng_for(*key: object) -> np.random.Generator:
@@ -54,12 +61,13 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
         offset = {"q_norm": 0.3, "k_norm": 0.3, "norm": 1.0}.get(module, 0.0)
         return np.float32(0.25) * noise + np.float32(1.5 if module[:5] == "post_" else offset)
     if "norm" in module or module.startswith("ln_"):
-        return (1 + np.float32(0.25) * noise) * np.float32(1.3 if module[1:] == "_norm" else 1.0)
-    if module == "wpe":
+        gain = NORM_GAINS.get(module, 1.0)
+        return (1 + np.float32(0.25) * noise) * np.float32(gain)
+    if module in ("wpe", "embed_positions"):
         return noise
     if module == "embed_tokens" and case.config_class.__name__.startswith("Gemma"):
         return noise / np.float32(np.sqrt(shape[1]))  # the model scales it by that root
-    if module in ("embed_tokens", "wte"):
+    if module in ("embed_tokens", "wte", "embed_in", "word_embeddings"):
         return noise * np.float32(LOGIT_STD / np.sqrt(shape[1]) if tied else 1.0)
     is_gpt2 = case.config_class is GPT2Config  # which stores [in, out]
     fan_in = shape[0] if is_gpt2 else shape[1]
@@ -141,6 +149,7 @@ def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
         "hidden_activation",
         "rope_local_base_freq",
         "sliding_window_pattern",
+        "seq_length",
     ):
         read.pop(key, None)
     read["dtype"] = read.get("dtype") or "float32"  # a file without a dtype: the default is meant

@@ -25,6 +25,15 @@ pub(crate) unsafe fn add_scaled<S: Simd>(x: *mut f32, y: *const f32, factor: f32
     }
 }
 
+/// `x = min(max(x, -limit), limit)`.
+#[inline(always)]
+pub(crate) unsafe fn clamp<S: Simd>(x: *mut f32, limit: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let above = S::max(S::load_partial(x.add(i), n - i), S::splat(-limit));
+        S::store_partial(x.add(i), S::min(above, S::splat(limit)), n - i);
+    }
+}
+
 /// `x *= factor`.
 #[inline(always)]
 pub(crate) unsafe fn scale<S: Simd>(x: *mut f32, factor: f32, n: usize) {

@@ -16,7 +16,7 @@ use std::ops::Range;
 use rustllm_ops::{GatedActivation, Result, check};
 
 use crate::kernels::Kernels;
-use crate::linear::{Prepared, run_all};
+use crate::linear::linear_each;
 use crate::pack::PackedWeight;
 use crate::step::Step;
 use crate::view::View;
@@ -129,7 +129,7 @@ fn compute(
     })?;
     let (_gate_up_tensor, gate_up) = step.result(span.len(), 2 * inner_size)?;
     let own = |expert: usize| places.starts[expert] - span.start..places.starts[expert + 1] - span.start;
-    products(
+    linear_each(
         step,
         kernels,
         wave.clone().map(|number| {
@@ -141,7 +141,7 @@ fn compute(
     let (_inner_tensor, inner) = step.result(span.len(), inner_size)?;
     step.for_rows(span.len(), 2 * inner_size, |place| activate(kernels, activation, gate_up, inner, place))?;
     let (_output_tensor, output) = step.result(span.len(), x.cols)?;
-    products(
+    linear_each(
         step,
         kernels,
         wave.map(|number| {
@@ -157,19 +157,6 @@ fn compute(
             }
         }
     })
-}
-
-/// Computes `y = x @ weight.T + bias` for each of `parts` that has rows.
-fn products<'a>(
-    step: &mut Step,
-    kernels: &'a Kernels,
-    parts: impl Iterator<Item = (View, &'a PackedWeight, Option<View>, View)>,
-) -> Result<()> {
-    let mut prepared = Vec::new();
-    for (x, weight, bias, y) in parts.filter(|(x, ..)| x.rows > 0) {
-        prepared.push(Prepared::new(step, kernels, x, weight, bias, y)?);
-    }
-    run_all(step, &prepared)
 }
 
 /// Activates a row. Shapes are checked, the row of `to` the caller's alone.

@@ -80,6 +80,25 @@ fn moe_does_not_depend_on_which_rows_share_an_expert() {
 }
 
 #[test]
+fn fused_linear() {
+    for format in FORMATS {
+        for (k, n) in [(515, 48), (64, 23), (130, 1104)] {
+            let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
+            check(&format!("gated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.gated_linear(&x, &weight, Some(&bias), Activation::Silu)))
+            });
+            check(&format!("activated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.activated_linear(&x, &weight, Some(&bias), Activation::Gelu)))
+            });
+        }
+    }
+}
+
+#[test]
 fn norms() {
     let cols = 1029;
     check(

@@ -34,6 +34,10 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Width of a token's embedding; projected to and from `hidden_size` where it is another.
+    pub embedding_size: usize,
+    /// How a layer's attention and feed-forward are put together, where a family's models differ in it.
+    pub block: BlockKind,
     /// What all attention layers have in common.
     pub attention: AttentionConfig,
     /// The feed-forward layers.
@@ -77,6 +81,10 @@ pub struct AttentionConfig {
     pub qk_norm: Option<QkNorm>,
     /// What scores are kept below in magnitude, by a tanh.
     pub soft_cap: Option<f32>,
+    /// What each query head's scores lose with every position between query and key, if the model has ALiBi.
+    pub alibi_slopes: Option<Vec<f32>>,
+    /// What queries, keys and values are kept within, in magnitude.
+    pub clip_qkv: Option<f32>,
     /// How queries, keys and values are compressed, if they are.
     pub latent: Option<LatentConfig>,
 }
@@ -94,6 +102,20 @@ pub struct LatentConfig {
     pub v_head_dim: usize,
 }
 
+/// How the attention and the feed-forward of a layer are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// One after the other, each on a norm of the stream.
+    PreNorm,
+    /// One after the other, each followed by a norm of the stream, which then starts anew.
+    PostNorm,
+    /// Side by side on the stream as it was before the layer.
+    Parallel {
+        /// Whether one norm serves both; else each has its own.
+        shared_norm: bool,
+    },
+}
+
 /// What a norm of queries and keys is taken over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum QkNorm {
@@ -104,7 +126,7 @@ pub enum QkNorm {
 }
 
 /// The feed-forward layers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeedForwardConfig {
     /// Width inside.
     pub intermediate_size: usize,

@@ -6,9 +6,11 @@
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
 //!                 stream ─► Norm ─► FeedForward ─┐
 //!                 stream ◄───────────────────────┘
-//!   SandwichBlock    a Norm after each of the two as well
-//!   PostNormBlock    a Norm after each of the two only
-//!   ParallelBlock    both on one Norm of the stream
+//!   SandwichBlock          a Norm after each of the two as well
+//!   PostNormBlock          a Norm after each of the two only
+//!   NormedSumBlock         a Norm of the stream after each of the two, which then starts anew
+//!   ParallelBlock          both on one Norm of the stream
+//!   TwoNormParallelBlock   each on a Norm of its own
 //! ```
 
 mod attention;
@@ -22,7 +24,7 @@ mod norm;
 mod residual;
 
 pub(crate) use attention::{Attention, SelfAttention};
-pub(crate) use block::{Block, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
+pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use latent_attention::LatentAttention;

@@ -9,19 +9,26 @@
 //! A model file says what is computed and which tensors it needs. It has no word of device, element type or file
 //! format: those are the backend's and the loader's. Hugging Face's field names are in `config` only.
 
+mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
 mod deepseek;
 mod error;
+mod falcon;
 mod gemma2;
 mod gpt2;
+mod gpt_neox;
 mod gpt_oss;
+mod gptj;
 mod layers;
 mod llama;
 mod loader;
 mod model;
+mod mpt;
 mod olmo2;
+mod opt;
+mod phi;
 mod registry;
 mod rope;
 mod starcoder2;
@@ -34,8 +41,8 @@ use serde_json::{Map, Value};
 
 use checkpoint::Checkpoint;
 pub use config::{
-    AttentionConfig, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers, NormConfig,
-    NormKind, QkNorm, SharedExpertConfig,
+    AttentionConfig, BlockKind, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers,
+    NormConfig, NormKind, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
 use loader::{Formats, Loader, Loading};

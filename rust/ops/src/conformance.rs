@@ -129,6 +129,7 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     linear_cases(&mut cases);
+    fused_linear_cases(&mut cases);
     embedding_cases(&mut cases);
     norm_cases(&mut cases);
     elementwise_cases(&mut cases);
@@ -221,6 +222,35 @@ fn linear_cases(cases: &mut Vec<Case>) {
     }
 }
 
+fn fused_linear_cases(cases: &mut Vec<Case>) {
+    // Widths of gate and up that are whole vectors, and one that is not; rows of one register tile, of several and of several tasks.
+    let shapes = [(1, 64, 16), (6, 333, 48), (8, 70, 23), (24, 129, 80), (300, 40, 272)];
+    for format in FORMATS {
+        for (rows, k, n) in shapes {
+            // As `linear`'s, of two factors, one of which an activation has passed.
+            let tolerance = 16.0 * (k as f32) * 2f32.powi(-24);
+            for bias in [false, true] {
+                let bias_name = if bias { " + bias" } else { "" };
+                let name = |op| format!("{op} {format} [{rows}, {k}] x [2 x {n}, {k}]{bias_name}");
+                let inputs = move |backend: &dyn Backend| -> Result<(Tensor, Weight, Option<Tensor>)> {
+                    let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
+                    let weight = random_weight(backend, 2 * n, k, format, 2)?;
+                    Ok((x, weight, bias.then(|| random_tensor(backend, 1, 2 * n, 3)).transpose()?))
+                };
+                let tolerance = tolerance.max(2e-6);
+                cases.push(Case::new(name("gated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
+                    rows_of(backend, &backend.gated_linear(&x, &weight, bias.as_ref(), Activation::Silu)?)
+                }));
+                cases.push(Case::new(name("activated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
+                    rows_of(backend, &backend.activated_linear(&x, &weight, bias.as_ref(), Activation::Gelu)?)
+                }));
+            }
+        }
+    }
+}
+
 fn embedding_cases(cases: &mut Vec<Case>) {
     for format in FORMATS {
         for (rows, cols, count) in [(1, 1, 1), (50, 33, 7), (100, 64, 130)] {
@@ -296,6 +326,11 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("scale [{rows}, {cols}]"), 0.0, move |backend| {
             let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
             backend.scale(&mut x, 0.22)?;
+            rows_of(backend, &x)
+        }));
+        cases.push(Case::new(format!("clamp [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
+            backend.clamp(&mut x, 0.4)?;
             rows_of(backend, &x)
         }));
         cases.push(Case::new(format!("soft_cap [{rows}, {cols}]"), tolerance, move |backend| {

@@ -293,6 +293,11 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        *x = wrap(candle(x)?.clamp(-limit, limit)?)?;
+        Ok(())
+    }
+
     fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
         *x = wrap((candle(x)? * f64::from(factor))?)?;
         Ok(())

@@ -1,14 +1,23 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod alibi;
+mod bloom;
 mod cohere;
 mod deepseek;
+mod falcon;
 mod gemma;
 mod gpt2;
+mod gpt_neox;
 mod gpt_oss;
+mod gptj;
 mod granite;
+mod layer_norm;
 mod llama;
 mod moe;
+mod mpt;
 mod olmo;
+mod opt;
+mod phi;
 mod phi3;
 mod rotary;
 mod smollm3;
@@ -20,15 +29,22 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use crate::LoadError;
+pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
 pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
+pub(crate) use falcon::falcon;
 pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
+pub(crate) use gpt_neox::gpt_neox;
 pub(crate) use gpt_oss::gpt_oss;
-pub(crate) use gpt2::gpt2;
+pub(crate) use gpt2::{gpt_bigcode, gpt2};
+pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
 pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
+pub(crate) use mpt::mpt;
 pub(crate) use olmo::{olmo2, olmo3};
+pub(crate) use opt::opt;
+pub(crate) use phi::phi;
 pub(crate) use phi3::phi3;
 pub(crate) use smollm3::smollm3;
 pub(crate) use stablelm::stablelm;
@@ -109,6 +125,16 @@ fn refuse_unless_neutral(fields: &Fields, architecture: &str, implements: &[&str
         Some(name) => Err(fields.unsupported(name, architecture)),
         None => Ok(()),
     }
+}
+
+/// Refuses what is switched off of `names`: such a model is not here.
+fn refuse_unless_on(fields: &Fields, architecture: &str, names: &[&str]) -> Result<()> {
+    for name in names {
+        if !fields.flag(name, true)? {
+            return Err(fields.unsupported(name, architecture));
+        }
+    }
+    Ok(())
 }
 
 /// `1 / sqrt(width)`.

@@ -6,7 +6,9 @@ use super::{
 use crate::ModelConfig;
 use crate::config::fields::Fields;
 use crate::config::rope::RopeFamily;
-use crate::config::{AttentionConfig, FeedForwardConfig, LayerConfig, Multipliers, NormConfig, NormKind, RopeConfig};
+use crate::config::{
+    AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig, NormKind, RopeConfig,
+};
 
 /// What a family says where the file does not, and how it spells what others spell differently.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +74,8 @@ impl RotaryFamily {
             architecture: self.architecture,
             vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
             hidden_size: fields.size("hidden_size", 1..=MAX_WIDTH)?,
+            embedding_size: fields.size("hidden_size", 1..=MAX_WIDTH)?,
+            block: BlockKind::PreNorm,
             attention,
             feed_forward: FeedForwardConfig {
                 intermediate_size: fields.size("intermediate_size", 1..=MAX_WIDTH)?,
@@ -109,6 +113,8 @@ impl RotaryFamily {
             qk_norm: None,
             soft_cap: None,
             latent: None,
+            alibi_slopes: None,
+            clip_qkv: None,
         })
     }
 }
