@@ -1,0 +1,54 @@
+//! Layers put together from their tensors, for the families whose layers are alike but for the names.
+
+use rustllm_ops::AttentionParams;
+
+use super::{Loader, Result};
+use crate::ModelConfig;
+use crate::config::FeedForwardConfig;
+use crate::layers::{Attention, Block, BuildBlock, FeedForward, Linear};
+
+impl Loader<'_> {
+    /// A feed-forward layer without a gate, from its two linear layers' names.
+    pub(crate) fn feed_forward(&self, up: &str, down: &str, config: &ModelConfig) -> Result<FeedForward> {
+        let hidden = config.hidden_size;
+        let FeedForwardConfig { intermediate_size, activation, bias } = config.feed_forward;
+        Ok(FeedForward::Plain {
+            up: self.linear(up, intermediate_size, hidden, bias)?,
+            down: self.linear(down, hidden, intermediate_size, bias)?,
+            activation,
+        })
+    }
+
+    /// All layers, which are under `name.0.`, `name.1.` ...
+    pub(crate) fn blocks(&self, name: &str, config: &ModelConfig, block: BuildBlock) -> Result<Vec<Box<dyn Block>>> {
+        let layers = self.child(name);
+        (0..config.num_layers()).map(|layer| block(&layers.child(layer), config, layer)).collect()
+    }
+
+    /// Attention of the projection `qkv` and the output projection called `output`, with layer `layer`'s positions.
+    pub(crate) fn attention(&self, qkv: Linear, output: &str, config: &ModelConfig, layer: usize) -> Result<Attention> {
+        let output = self.linear(output, config.hidden_size, config.q_size(), config.attention.output_bias)?;
+        self.attention_of(qkv, output, config, layer)
+    }
+
+    /// Attention of its projections, with layer `layer`'s positions.
+    pub(crate) fn attention_of(
+        &self,
+        qkv: Linear,
+        output: Linear,
+        config: &ModelConfig,
+        layer: usize,
+    ) -> Result<Attention> {
+        let slopes = config.attention.alibi_slopes.as_ref();
+        let alibi_slopes = slopes.map(|slopes| self.vector(slopes)).transpose()?;
+        Ok(Attention {
+            qkv,
+            output,
+            clip_qkv: config.attention.clip_qkv,
+            qk_norm: None,
+            rope: self.rope(config, layer)?,
+            params: AttentionParams { alibi_slopes, ..config.attention_params(layer) },
+            layer,
+        })
+    }
+}
