@@ -248,12 +248,6 @@ impl<'a> Loader<'a> {
         self.weight(name, rows, width, self.loading.formats.table)
     }
 
-    /// `name.weight`, a table of `rows` rows after `skipped` ones that no position has.
-    pub(crate) fn embedding_after(&self, name: &str, skipped: usize, rows: usize, width: usize) -> Result<Weight> {
-        let matrix = self.matrix(&format!("{name}.weight"), skipped + rows, width)?.slice(skipped..skipped + rows)?;
-        Ok(self.pack(&[matrix], self.loading.formats.table, None)?.weight)
-    }
-
     /// `name.weight`, the table of the tokens: in the output projection's format where it is the same weight.
     pub(crate) fn token_embedding(&self, name: &str, config: &ModelConfig) -> Result<Weight> {
         let Formats { table, lm_head, .. } = self.loading.formats;
@@ -301,12 +295,6 @@ impl<'a> Loader<'a> {
                 Ok(Norm::Layer { weight, bias, eps })
             }
         }
-    }
-
-    /// `linear` with `name.bias`.
-    pub(crate) fn with_bias(&self, linear: Linear, name: &str) -> Result<Linear> {
-        let values = self.values(&format!("{name}.bias"), linear.weight.out_features)?;
-        Ok(Linear { bias: Some(self.vector(&values)?), ..linear })
     }
 
     /// The rotary tables of layer `layer`, if it has rotary positions.

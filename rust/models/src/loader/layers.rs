@@ -1,6 +1,6 @@
-//! Layers put together from their tensors, for the families whose layers are alike but for the names.
+//! Layers put together from their tensors, for the families that differ in little but the names.
 
-use rustllm_ops::AttentionParams;
+use rustllm_ops::{AttentionParams, Weight};
 
 use super::{Loader, Result};
 use crate::ModelConfig;
@@ -8,6 +8,18 @@ use crate::config::FeedForwardConfig;
 use crate::layers::{Attention, Block, BuildBlock, FeedForward, Linear};
 
 impl Loader<'_> {
+    /// `name.weight`, a table of `rows` rows after `skipped` ones that no position has.
+    pub(crate) fn embedding_after(&self, name: &str, skipped: usize, rows: usize, width: usize) -> Result<Weight> {
+        let matrix = self.matrix(&format!("{name}.weight"), skipped + rows, width)?.slice(skipped..skipped + rows)?;
+        Ok(self.pack(&[matrix], self.loading.formats.table, None)?.weight)
+    }
+
+    /// `linear` with `name.bias`.
+    pub(crate) fn with_bias(&self, linear: Linear, name: &str) -> Result<Linear> {
+        let values = self.values(&format!("{name}.bias"), linear.weight.out_features)?;
+        Ok(Linear { bias: Some(self.vector(&values)?), ..linear })
+    }
+
     /// A feed-forward layer without a gate, from its two linear layers' names.
     pub(crate) fn feed_forward(&self, up: &str, down: &str, config: &ModelConfig) -> Result<FeedForward> {
         let hidden = config.hidden_size;
