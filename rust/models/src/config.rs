@@ -102,6 +102,24 @@ pub struct LatentConfig {
     pub v_head_dim: usize,
 }
 
+impl AttentionConfig {
+    /// Attention over heads as they are projected, without biases.
+    pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: None,
+            soft_cap: None,
+            alibi_slopes: None,
+            clip_qkv: None,
+            latent: None,
+        }
+    }
+}
+
 /// How the attention and the feed-forward of a layer are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {
