@@ -7,6 +7,7 @@ use std::fmt::{self, Display};
 use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
+use crate::config::encoder::EncoderConfig;
 use crate::layers::{Linear, Norm};
 use crate::{LoadError, ModelConfig};
 
@@ -45,6 +46,8 @@ pub(crate) struct Loading<'a> {
     backend: &'a dyn Backend,
     checkpoint: &'a Checkpoint,
     formats: Formats,
+    /// Whether the output projection is wanted.
+    generates: bool,
     total_bytes: u64,
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
@@ -53,17 +56,19 @@ pub(crate) struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    /// A load of `checkpoint` onto `backend`, its matrices converted to `formats`.
+    /// A load of `checkpoint` onto `backend`, its matrices converted to `formats`, to generate or for the hidden states.
     pub(crate) fn new(
         backend: &'a dyn Backend,
         checkpoint: &'a Checkpoint,
         formats: Formats,
+        generates: bool,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Self {
         Self {
             backend,
             checkpoint,
             formats,
+            generates,
             total_bytes: checkpoint.total_bytes(),
             used: RefCell::default(),
             bytes: Cell::new(0),
@@ -85,7 +90,7 @@ impl<'a> Loading<'a> {
     /// Checks that the model has a place for every tensor, and returns the number of parameters.
     ///
     /// `is_buffer` tells tensors that hold no parameters (masks and frequencies that old checkpoints carry along).
-    pub(crate) fn finish(&self, architecture: &str, is_buffer: fn(&str) -> bool) -> Result<u64> {
+    pub(crate) fn finish(&self, architecture: &str, is_buffer: impl Fn(&str) -> bool) -> Result<u64> {
         let used = self.used.borrow();
         let mut unexpected =
             self.checkpoint.names().filter(|name| !used.contains(*name) && !is_buffer(name)).peekable();
@@ -145,6 +150,31 @@ impl<'a> Loader<'a> {
 
     /// Several linear layers of one input as one, their outputs side by side.
     pub(crate) fn fused_linear(&self, parts: &[(&str, usize)], in_features: usize, bias: bool) -> Result<Linear> {
+        self.linear_in(self.loading.formats.linear, parts, in_features, bias)
+    }
+
+    /// A linear layer of a head, with a bias: small, and decisive, so that it is not quantized.
+    pub(crate) fn head_linear(&self, name: &str, out_features: usize, in_features: usize) -> Result<Linear> {
+        self.linear_in(self.loading.formats.table, &[(name, out_features)], in_features, true)
+    }
+
+    /// The same without a bias.
+    pub(crate) fn head_linear_without_bias(
+        &self,
+        name: &str,
+        out_features: usize,
+        in_features: usize,
+    ) -> Result<Linear> {
+        self.linear_in(self.loading.formats.table, &[(name, out_features)], in_features, false)
+    }
+
+    fn linear_in(
+        &self,
+        format: WeightFormat,
+        parts: &[(&str, usize)],
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Linear> {
         let mut matrices = Vec::with_capacity(parts.len());
         let mut biases = Vec::new();
         for (name, out_features) in parts {
@@ -153,7 +183,7 @@ impl<'a> Loader<'a> {
                 biases.extend(self.values(&format!("{name}.bias"), *out_features)?);
             }
         }
-        self.pack(&matrices, self.loading.formats.linear, bias.then_some(biases.as_slice()))
+        self.pack(&matrices, format, bias.then_some(biases.as_slice()))
     }
 
     /// A linear layer stored as `[in_features, out_features]`, and its bias.
@@ -171,14 +201,29 @@ impl<'a> Loader<'a> {
     /// `name.weight`, the table of the tokens: in the output projection's format where it is the same weight.
     pub(crate) fn token_embedding(&self, name: &str, config: &ModelConfig) -> Result<Weight> {
         let Formats { table, lm_head, .. } = self.loading.formats;
-        let format = if config.tie_word_embeddings { lm_head } else { table };
+        let format = if config.tie_word_embeddings && self.loading.generates { lm_head } else { table };
         self.weight(name, config.vocab_size, config.hidden_size, format)
     }
 
     /// The output projection: `name.weight` from here, or the embedding `table` of `base` itself where `tied`.
     ///
-    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all.
-    pub(crate) fn lm_head(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
+    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all. None for a model
+    /// that is not to generate.
+    pub(crate) fn lm_head(
+        &self,
+        name: &str,
+        tied: bool,
+        base: &Self,
+        table: (&str, &Weight),
+    ) -> Result<Option<Linear>> {
+        if !self.loading.generates {
+            self.ignore(&format!("{name}.weight"));
+            return Ok(None);
+        }
+        self.output_projection(name, tied, base, table).map(Some)
+    }
+
+    fn output_projection(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
         let (key, source) = (self.full(name) + ".weight", base.full(table.0) + ".weight");
         let (rows, width) = (table.1.out_features, table.1.in_features);
         let (own, shared) = (self.loading.checkpoint.get(&key), self.loading.checkpoint.get(&source));
@@ -193,15 +238,33 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight: table.1.clone(), bias: None })
     }
 
+    /// A masked language model's output projection: `decoder.weight`, or `table_name` of `table` itself, and `bias`.
+    pub(crate) fn masked_lm_decoder(&self, config: &EncoderConfig, table: &Self, table_name: &str) -> Result<Linear> {
+        let (rows, width) = (config.vocab_size, config.embedding_size);
+        self.ignore("decoder.bias");
+        let matrix = match self.has("decoder.weight") {
+            true => self.matrix("decoder.weight", rows, width)?,
+            false => table.matrix(&format!("{table_name}.weight"), rows, width)?,
+        };
+        self.pack(&[matrix], self.loading.formats.lm_head, Some(&self.values("bias", rows)?))
+    }
+
+    /// Takes note of a tensor that is not needed, should it be there.
+    fn ignore(&self, name: &str) {
+        self.loading.used.borrow_mut().insert(self.full(name));
+    }
+
     /// `name.weight`, the scale of an RMS norm.
     pub(crate) fn rms_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
         Ok(Norm::Rms { weight: self.vector(&format!("{name}.weight"), width)?, eps })
     }
 
-    /// `name.weight` and `name.bias`, scale and shift of a layer norm.
+    /// `name.weight` and `name.bias`, scale and shift of a layer norm; in the oldest checkpoints `gamma` and `beta`.
     pub(crate) fn layer_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
-        let weight = self.vector(&format!("{name}.weight"), width)?;
-        Ok(Norm::Layer { weight, bias: Some(self.vector(&format!("{name}.bias"), width)?), eps })
+        let old = self.has(&format!("{name}.gamma"));
+        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
+        let weight = self.vector(&format!("{name}.{weight}"), width)?;
+        Ok(Norm::Layer { weight, bias: Some(self.vector(&format!("{name}.{bias}"), width)?), eps })
     }
 
     /// The rotary tables of the configuration, if it has rotary positions.

@@ -1,9 +1,17 @@
 //! Which `architectures` entry of `config.json` is read and built by what: one line each.
+//!
+//! ```text
+//!   LlamaForCausalLM                                     the names of ARCHITECTURES: they generate
+//!   LlamaModel, LlamaForSequenceClassification           the same trunk, to be pooled
+//!   BertModel, BertFor...                                a prefix of ENCODERS and a suffix that says which head
+//! ```
 
+use crate::config::encoder::{EncoderConfig, Labels};
 use crate::config::families;
 use crate::config::fields::Fields;
+use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
-use crate::{LoadError, Model, ModelConfig, gpt2, llama};
+use crate::{LoadError, Model, ModelConfig, bert, gpt2, llama};
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
 type Build = fn(&Loader<'_>, &ModelConfig) -> Result<Box<dyn Model>, LoadError>;
@@ -29,14 +37,107 @@ const ARCHITECTURES: [Architecture; 5] = [
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
 ];
 
-/// The first of `names` that is supported.
-pub(crate) fn find(names: &[&str]) -> Option<&'static Architecture> {
-    names.iter().find_map(|name| ARCHITECTURES.iter().find(|architecture| architecture.name == *name))
+type EncoderHeads = fn(&Loader<'_>, &EncoderConfig, EncoderHead, Labels) -> Result<Head, LoadError>;
+
+/// A family of encoders.
+pub(crate) struct EncoderFamily {
+    /// What its names in `architectures` start with.
+    pub(crate) prefix: &'static str,
+    /// Reads the family's fields.
+    pub(crate) config: fn(&Fields, &str) -> Result<EncoderConfig, LoadError>,
+    /// Puts the model together.
+    pub(crate) build: fn(&Loader<'_>, &EncoderConfig) -> Result<Encoder, LoadError>,
+    /// Puts a head together.
+    pub(crate) head: EncoderHeads,
+    /// Whether a tensor that is not read holds nothing that the model needs.
+    pub(crate) is_unused: fn(&str) -> bool,
+}
+
+#[rustfmt::skip]
+const ENCODERS: [EncoderFamily; 1] = [
+    EncoderFamily { prefix: "Bert", config: families::bert, build: bert::build, head: bert::head, is_unused: bert::is_unused },
+];
+
+/// What stands on an encoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum EncoderHead {
+    /// Nothing.
+    Base,
+    /// Scores of classes for a prompt.
+    SequenceClassification,
+    /// Scores of classes for each token.
+    TokenClassification,
+    /// For each token, the scores of an answer starting and of it ending there.
+    QuestionAnswering,
+    /// Scores of the vocabulary for each token.
+    MaskedLm,
+}
+
+const ENCODER_HEADS: [(&str, EncoderHead); 5] = [
+    ("Model", EncoderHead::Base),
+    ("ForSequenceClassification", EncoderHead::SequenceClassification),
+    ("ForTokenClassification", EncoderHead::TokenClassification),
+    ("ForQuestionAnswering", EncoderHead::QuestionAnswering),
+    ("ForMaskedLM", EncoderHead::MaskedLm),
+];
+
+/// What stands on a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum DecoderHead {
+    /// Scores of the next token.
+    CausalLm,
+    /// Nothing.
+    Base,
+    /// Scores of classes for a prompt.
+    SequenceClassification,
+}
+
+const CAUSAL_LM_SUFFIXES: [&str; 2] = ["ForCausalLM", "LMHeadModel"];
+
+const DECODER_HEADS: [(&str, DecoderHead); 2] =
+    [("Model", DecoderHead::Base), ("ForSequenceClassification", DecoderHead::SequenceClassification)];
+
+/// What an `architectures` entry stands for.
+#[derive(Clone, Copy)]
+pub(crate) enum Found {
+    Decoder(&'static Architecture, DecoderHead),
+    Encoder(&'static EncoderFamily, EncoderHead),
+}
+
+impl Architecture {
+    /// The name without what it says of the head.
+    fn prefix(&self) -> &'static str {
+        CAUSAL_LM_SUFFIXES.iter().find_map(|suffix| self.name.strip_suffix(suffix)).unwrap_or(self.name)
+    }
+}
+
+/// The first of `names` that is supported, and what it is.
+pub(crate) fn find<'a>(names: &[&'a str]) -> Option<(&'a str, Found)> {
+    names.iter().find_map(|name| Some((*name, find_one(name)?)))
+}
+
+fn find_one(name: &str) -> Option<Found> {
+    if let Some(architecture) = ARCHITECTURES.iter().find(|architecture| architecture.name == name) {
+        return Some(Found::Decoder(architecture, DecoderHead::CausalLm));
+    }
+    let encoders = ENCODER_HEADS.iter().filter_map(|(suffix, head)| Some((name.strip_suffix(suffix)?, *head)));
+    let encoder = |(prefix, head)| Some(Found::Encoder(ENCODERS.iter().find(|family| family.prefix == prefix)?, head));
+    let decoders = DECODER_HEADS.iter().filter_map(|(suffix, head)| Some((name.strip_suffix(suffix)?, *head)));
+    let decoder = |(prefix, head)| {
+        Some(Found::Decoder(ARCHITECTURES.iter().find(|architecture| architecture.prefix() == prefix)?, head))
+    };
+    encoders.map(encoder).chain(decoders.map(decoder)).flatten().next()
 }
 
 /// The `architectures` entries that load, sorted.
-pub fn supported_architectures() -> Vec<&'static str> {
-    let mut names: Vec<_> = ARCHITECTURES.iter().map(|architecture| architecture.name).collect();
+pub fn supported_architectures() -> Vec<String> {
+    let decoders = ARCHITECTURES.iter().flat_map(|architecture| {
+        let heads = DECODER_HEADS.iter().map(|(suffix, _)| format!("{}{suffix}", architecture.prefix()));
+        heads.chain([architecture.name.to_owned()])
+    });
+    let encoders =
+        ENCODERS.iter().flat_map(|family| ENCODER_HEADS.iter().map(|(suffix, _)| format!("{}{suffix}", family.prefix)));
+    let mut names: Vec<_> = decoders.chain(encoders).collect();
     names.sort_unstable();
     names
 }

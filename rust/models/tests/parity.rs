@@ -31,7 +31,9 @@ fn every_supported_architecture_has_a_golden() {
     let mut covered: Vec<_> = configs.map(|config| config.architecture).collect();
     covered.sort_unstable();
     covered.dedup();
-    assert_eq!(covered, supported_architectures());
+    let generating = supported_architectures();
+    let generating = generating.iter().filter(|name| name.ends_with("ForCausalLM") || name.ends_with("LMHeadModel"));
+    assert_eq!(covered, generating.collect::<Vec<_>>());
 }
 
 /// transformers 4 and 5 spell the same configuration differently.
@@ -64,7 +66,8 @@ fn load_reports_what_it_loaded() {
     assert_eq!(half.dtype, DType::BF16);
     // No dtype in the file: that of its tensors.
     let unnamed = load(&case("gpt2_unprefixed"), &ReferenceBackend, LoadOptions::default()).unwrap();
-    assert_eq!((unnamed.config.dtype, unnamed.dtype), (None, DType::F32));
+    let config = ModelConfig::from_dir(&case("gpt2_unprefixed"), &Map::new()).unwrap();
+    assert_eq!((config.dtype, unnamed.dtype), (None, DType::F32));
     // Linear scaling by 2 doubles the context.
     let linear = ModelConfig::from_dir(&case("llama_rope_linear"), &Map::new()).unwrap();
     assert_eq!((linear.max_position_embeddings, linear.max_model_len), (512, 1024));

@@ -1,4 +1,4 @@
-use rustllm_ops::{Backend, KvCacheDType, KvCacheSpec, Result, Tensor, Weight};
+use rustllm_ops::{Backend, Error, KvCacheDType, KvCacheSpec, Result, Tensor, Weight};
 
 use super::{Block, Linear, Norm, ResidualStream};
 use crate::{ForwardContext, Model};
@@ -29,7 +29,8 @@ pub(crate) struct Decoder {
     pub(crate) embedding: Embedding,
     pub(crate) blocks: Vec<Box<dyn Block>>,
     pub(crate) norm: Norm,
-    pub(crate) lm_head: Linear,
+    /// None where the model was not loaded to generate.
+    pub(crate) lm_head: Option<Linear>,
     pub(crate) num_kv_heads: usize,
     pub(crate) head_dim: usize,
 }
@@ -44,7 +45,9 @@ impl Model for Decoder {
     }
 
     fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor> {
-        self.lm_head.forward(backend, hidden)
+        let missing =
+            || Error::Shape { op: "logits", detail: "the model was loaded without its output projection".into() };
+        self.lm_head.as_ref().ok_or_else(missing)?.forward(backend, hidden)
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
@@ -53,6 +56,10 @@ impl Model for Decoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.lm_head.weight.out_features
+        self.embedding.tokens.out_features
+    }
+
+    fn num_layers(&self) -> usize {
+        self.blocks.len()
     }
 }

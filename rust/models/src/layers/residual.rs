@@ -25,6 +25,20 @@ impl ResidualStream {
         }
     }
 
+    /// The sum of all outputs so far. The next output that is added writes over it.
+    pub(crate) fn sum(&mut self, backend: &dyn Backend) -> Result<Tensor> {
+        if let Some(output) = self.pending.take() {
+            backend.add_assign(&mut self.sum, &output)?;
+        }
+        Ok(self.sum.clone())
+    }
+
+    /// Replaces the sum by its `norm`, which is returned.
+    pub(crate) fn norm_in_place(&mut self, backend: &dyn Backend, norm: &Norm) -> Result<Tensor> {
+        self.sum = self.normed(backend, norm)?;
+        Ok(self.sum.clone())
+    }
+
     /// Adds a layer's output.
     pub(crate) fn add(&mut self, backend: &dyn Backend, output: Tensor) -> Result<()> {
         match self.pending.replace(output) {

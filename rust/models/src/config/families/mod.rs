@@ -1,5 +1,6 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod bert;
 mod gpt2;
 mod llama;
 
@@ -8,17 +9,20 @@ use serde_json::Value;
 
 use super::fields::Fields;
 use crate::LoadError;
+pub(crate) use bert::bert;
 pub(crate) use gpt2::gpt2;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
 
-type Result<T> = std::result::Result<T, LoadError>;
+pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
 /// More layers, heads or elements than any model has; a value past it is a broken file.
 const MAX_LAYERS: usize = 10_000;
 const MAX_HEADS: usize = 65_536;
-const MAX_WIDTH: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 31;
 const MAX_POSITIONS: usize = i32::MAX as usize;
+const MAX_TYPES: usize = 65_536;
+pub(crate) const MAX_LABELS: usize = 1 << 24;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
 const SWITCHES: [&str; 30] = [
