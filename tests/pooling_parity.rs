@@ -16,10 +16,10 @@ use support::{golden, numbers};
 /// Of a value, relative to the length of the vector it is in.
 const TOLERANCE: f32 = 1e-5;
 
-/// What weights of bfloat16 or eight bits may move vectors by, relative to their length: the checkpoints are random, so that
-/// nothing is as sure as in a trained model.
-const BFLOAT16_MOVES: f32 = 0.05;
-const INT8_MOVES: f32 = 0.12;
+/// What weights of bfloat16 or eight bits may move vectors by, relative to their length: half more than measured (0.028 and
+/// 0.089). The checkpoints are random, so that nothing is as sure as in a trained model.
+const BFLOAT16_MOVES: f32 = 0.042;
+const INT8_MOVES: f32 = 0.13;
 
 /// A prompt of a golden file and what transformers made of it.
 struct Prompt {
@@ -121,9 +121,10 @@ fn distance(prompts: &[Prompt], pooled: &BTreeMap<String, Pooled>) -> f32 {
     for (i, prompt) in prompts.iter().enumerate() {
         for (params, expected) in &prompt.expected {
             let found = &pooled[&format!("{i} {}", params.task)];
-            assert_eq!(found.rows, (!params.task.is_one_vector()).then_some(expected.len()));
-            assert_eq!(found.values.len(), expected.len() * found.width);
-            for (found, expected) in found.values.chunks(found.width).zip(expected) {
+            assert_eq!(found.values.len(), found.rows.unwrap_or(1) * found.width);
+            let rows: Vec<&[f32]> = found.values.chunks(found.width).collect();
+            // Of long prompts the file has the last hidden states only.
+            for (found, expected) in rows[rows.len() - expected.len()..].iter().zip(expected) {
                 assert_eq!(found.len(), expected.len());
                 let length = expected.iter().map(|value| value * value).sum::<f32>().sqrt();
                 let differences = found.iter().zip(expected).map(|(a, b)| (a - b).abs());
@@ -137,7 +138,7 @@ fn distance(prompts: &[Prompt], pooled: &BTreeMap<String, Pooled>) -> f32 {
 #[test]
 fn every_case_on_the_cpu_and_the_reference() {
     let cases = cases();
-    assert!(cases.len() >= 7, "golden cases are missing: {cases:?}");
+    assert!(cases.len() >= 25, "golden cases are missing: {cases:?}");
     for case in cases {
         for device in [Device::Cpu, Device::Reference] {
             let mut config = config(&case);

@@ -77,6 +77,10 @@ def flat(reference: dict[str, Any]) -> dict[str, Any]:
     return reference
 
 
+ATTENDING = {"query", "key", "q_lin", "k_lin", "q", "k", "q_proj", "k_proj", "wqkv"}
+"""Matrices of queries and keys."""
+
+
 def draw(case: PoolingCase, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The value of one parameter; no bias is zero and no norm is one, so that a lost one shows."""
     noise = rng_for("pooling weights", case.name, name).standard_normal(shape, dtype=np.float32)
@@ -88,7 +92,9 @@ def draw(case: PoolingCase, name: str, shape: tuple[int, ...]) -> np.ndarray:
         return noise * np.float32(0.3)
     if "embeddings" in module or module in ("embed_tokens", "relative_attention_bias"):
         return noise
-    return noise * np.float32(1.3 / np.sqrt(shape[-1]))
+    # Queries and keys are large, so that attention is selective.
+    gain = 1.6 if module in ATTENDING else 1.3
+    return noise * np.float32(gain / np.sqrt(shape[-1]))
 
 
 def save_model(case: PoolingCase, folder: Path) -> None:
@@ -99,6 +105,8 @@ def save_model(case: PoolingCase, folder: Path) -> None:
             parameter.copy_(torch.from_numpy(draw(case, name, tuple(parameter.shape))))
     model.to(getattr(torch, case.dtype)).save_pretrained(folder)
     config = json.loads((folder / "config.json").read_text()) | dict(case.extra)
+    for field in case.without:
+        del config[field]
     (folder / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     if case.old_norm_names:
         path = folder / "model.safetensors"
@@ -139,9 +147,8 @@ def save_modules(case: PoolingCase, folder: Path, width: int) -> None:
     (folder / "modules.json").write_text(json.dumps(modules, indent=2) + "\n")
     flags = {flag: mode in pooling.split("+") for mode, flag in POOLING_FLAGS.items()}
     write_config(folder / "1_Pooling", {"word_embedding_dimension": width, **flags})
-    write_config(
-        folder, {"max_seq_length": 48, "do_lower_case": False}, "sentence_bert_config.json"
-    )
+    limits = {"max_seq_length": case.max_seq_length, "do_lower_case": False}
+    write_config(folder, limits, "sentence_bert_config.json")
     if "dense" in rest:
         inputs, outputs = width * sum(flags.values()), 24
         dense = folder / f"{2 + rest.index('dense')}_Dense"
@@ -180,6 +187,8 @@ def make_prompt(case: PoolingCase, length: int) -> dict[str, Any]:
     ids = [int(i) for i in rng.integers(5, case.config().vocab_size, length)]
     if case.model.endswith("MaskedLM"):
         ids[1::5] = [MASK] * len(ids[1::5])
+    if case.padding_at is not None and length > case.padding_at:
+        ids[case.padding_at] = case.config().pad_token_id
     types = [int(2 * i >= length) for i in range(length)] if case.segments else None
     return {"prompt_token_ids": ids, "token_type_ids": types}
 
@@ -203,7 +212,8 @@ def compute(
     if case.model.endswith("ForMaskedLM"):
         return {"scores": array(out.logits[0][ids[0] == MASK])}
     hidden = out.last_hidden_state[0]
-    return {"hidden": array(hidden), "embedding": array(embed(case, folder, hidden))}
+    kept = hidden[-(case.stored_rows or len(hidden)) :]
+    return {"hidden": array(kept), "embedding": array(embed(case, folder, hidden))}
 
 
 def array(value: Tensor) -> np.ndarray:
@@ -235,7 +245,7 @@ def embed(case: PoolingCase, folder: Path, hidden: Tensor) -> Tensor:
 
 def default_pooling(case: PoolingCase) -> str:
     """Encoders take the first token, decoders the last."""
-    return "cls" if hasattr(case.config(), "layer_norm_eps") else "last"
+    return "last" if hasattr(case.config(), "rms_norm_eps") else "cls"
 
 
 def distance(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> float:

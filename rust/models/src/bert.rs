@@ -1,44 +1,30 @@
-//! BERT (arXiv:1810.04805).
+//! BERT (arXiv:1810.04805), and what differs from it by how positions are counted, by the embeddings' width or by its heads:
+//! RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA.
 
 use rustllm_ops::Activation;
 
 use crate::LoadError;
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, FeedForward, Head, HeadLayer, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, FeedForward, Head, PostNormBlock};
 use crate::loader::Loader;
 use crate::registry::EncoderHead;
 
-pub(crate) fn build(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
-    let base = base(loader);
+pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
     let layers = base.child("encoder.layer");
+    let (hidden, width) = (config.hidden_size, config.embedding_size);
+    let projection =
+        if width == hidden { None } else { Some(base.linear("embeddings_project", hidden, width, true)?) };
     Ok(Encoder {
-        embedding: embedding(&base.child("embeddings"), config)?,
+        embedding: EncoderEmbedding { projection, ..base.child("embeddings").encoder_embedding(config)? },
         blocks: (0..config.num_layers).map(|layer| block(&layers.child(layer), config)).collect::<Result<_, _>>()?,
         norm: None,
     })
 }
 
-fn base<'a>(loader: &Loader<'a>) -> Loader<'a> {
-    loader.base_model("bert", "embeddings.word_embeddings.weight")
-}
-
-fn embedding(loader: &Loader<'_>, config: &EncoderConfig) -> Result<EncoderEmbedding, LoadError> {
-    let table = |name, rows| loader.embedding(name, rows, config.embedding_size);
-    let positions = table("position_embeddings", config.max_position_embeddings)?;
-    let types = config.type_vocab_size;
-    Ok(EncoderEmbedding {
-        tokens: table("word_embeddings", config.vocab_size)?,
-        positions: Some((positions, config.positions)),
-        token_types: if types > 0 { Some(table("token_type_embeddings", types)?) } else { None },
-        norm: loader.layer_norm("LayerNorm", config.embedding_size, config.norm_eps)?,
-        projection: None,
-    })
-}
-
 fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, LoadError> {
     let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
-    let (attention, output) = (loader.child("attention"), loader.child("output"));
-    let qkv = [("query", hidden), ("key", hidden), ("value", hidden)];
+    let attention = loader.child("attention");
+    let qkv = ["query", "key", "value"].map(|name| (name, hidden));
     Ok(Box::new(PostNormBlock {
         attention: EncoderAttention {
             qkv: attention.child("self").fused_linear(&qkv, hidden, true)?,
@@ -49,53 +35,68 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, 
         attention_norm: attention.layer_norm("output.LayerNorm", hidden, eps)?,
         feed_forward: FeedForward::Plain {
             up: loader.linear("intermediate.dense", inner, hidden, true)?,
-            down: output.linear("dense", hidden, inner, true)?,
+            down: loader.linear("output.dense", hidden, inner, true)?,
             activation: config.hidden_act,
         },
-        feed_forward_norm: output.layer_norm("LayerNorm", hidden, eps)?,
+        feed_forward_norm: loader.layer_norm("output.LayerNorm", hidden, eps)?,
     }))
 }
 
-/// The pooled first token for a sequence; the hidden states themselves for tokens.
-pub(crate) fn head(
-    loader: &Loader<'_>,
-    config: &EncoderConfig,
+/// Where the vocabulary's vectors are.
+pub(crate) const TABLE: &str = "embeddings.word_embeddings";
+
+pub(crate) fn head<'a>(
     kind: EncoderHead,
+    (loader, base): (&Loader<'a>, &Loader<'a>),
+    config: &EncoderConfig,
     labels: Labels,
 ) -> Result<Head, LoadError> {
     let hidden = config.hidden_size;
     match kind {
-        EncoderHead::Base => Ok(Head::default()),
-        EncoderHead::SequenceClassification => Ok(Head {
-            layers: vec![
-                HeadLayer::Linear(base(loader).head_linear("pooler.dense", hidden, hidden)?),
-                HeadLayer::Activation(Activation::Tanh),
-                HeadLayer::Linear(loader.head_linear("classifier", labels.count, hidden)?),
-            ],
-        }),
-        EncoderHead::TokenClassification => Ok(loader.head_linear("classifier", labels.count, hidden)?.into()),
-        EncoderHead::QuestionAnswering => Ok(loader.head_linear("qa_outputs", 2, hidden)?.into()),
+        EncoderHead::SequenceClassification => Ok(Head::of([
+            base.head_linear("pooler.dense", hidden, hidden)?.into(),
+            Activation::Tanh.into(),
+            loader.head_linear("classifier", labels.count, hidden)?.into(),
+        ])),
         EncoderHead::MaskedLm => {
-            let predictions = loader.child("cls.predictions");
-            let dense = predictions.head_linear("transform.dense", hidden, hidden)?;
-            let norm = predictions.layer_norm("transform.LayerNorm", hidden, config.norm_eps)?;
-            let table = base(loader).child("embeddings");
-            let decoder = predictions.masked_lm_decoder(config, &table, "word_embeddings")?;
-            Ok(Head {
-                layers: vec![
-                    HeadLayer::Linear(dense),
-                    HeadLayer::Activation(config.hidden_act),
-                    HeadLayer::Norm(norm),
-                    HeadLayer::Linear(decoder),
-                ],
-            })
+            let transform = ("transform.dense", config.hidden_act, "transform.LayerNorm");
+            loader.child("cls.predictions").masked_lm_head(transform, ("decoder", "bias"), (base, TABLE), config)
         }
+        kind => loader.token_head(kind, labels, hidden),
     }
 }
 
-/// Position numbers that old checkpoints store, and the layers of other heads.
-pub(crate) fn is_unused(name: &str) -> bool {
-    let name = name.strip_prefix("bert.").unwrap_or(name);
-    name.ends_with(".position_ids")
-        || ["pooler.", "cls.", "classifier.", "qa_outputs."].iter().any(|head| name.starts_with(head))
+pub(crate) fn roberta_head<'a>(
+    kind: EncoderHead,
+    (loader, base): (&Loader<'a>, &Loader<'a>),
+    config: &EncoderConfig,
+    labels: Labels,
+) -> Result<Head, LoadError> {
+    let layers = ("classifier.dense", Activation::Tanh, "classifier.out_proj");
+    match kind {
+        EncoderHead::SequenceClassification => loader.classification_head(layers, labels, config.hidden_size),
+        EncoderHead::MaskedLm => {
+            let transform = ("dense", Activation::Gelu, "layer_norm");
+            loader.child("lm_head").masked_lm_head(transform, ("decoder", "bias"), (base, TABLE), config)
+        }
+        kind => loader.token_head(kind, labels, config.hidden_size),
+    }
+}
+
+pub(crate) fn electra_head<'a>(
+    kind: EncoderHead,
+    (loader, base): (&Loader<'a>, &Loader<'a>),
+    config: &EncoderConfig,
+    labels: Labels,
+) -> Result<Head, LoadError> {
+    let layers = ("classifier.dense", Activation::Gelu, "classifier.out_proj");
+    match kind {
+        EncoderHead::SequenceClassification => loader.classification_head(layers, labels, config.hidden_size),
+        EncoderHead::MaskedLm => {
+            let transform = ("generator_predictions.dense", Activation::Gelu, "generator_predictions.LayerNorm");
+            let decoder = ("generator_lm_head", "generator_lm_head.bias");
+            loader.masked_lm_head(transform, decoder, (base, TABLE), config)
+        }
+        kind => loader.token_head(kind, labels, config.hidden_size),
+    }
 }

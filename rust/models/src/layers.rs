@@ -24,7 +24,7 @@ pub(crate) use attention::Attention;
 pub(crate) use block::{Block, PreNormBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use encoder::{Encoder, EncoderEmbedding};
-pub(crate) use encoder_block::{EncoderAttention, PostNormBlock};
+pub(crate) use encoder_block::{EncoderAttention, EncoderPreNormBlock, PostNormBlock};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, HeadLayer};
 pub(crate) use linear::Linear;

@@ -10,9 +10,11 @@
 //! A model file says what is computed and which tensors it needs. It has no word of device, element type or file
 //! format: those are the backend's and the loader's. Hugging Face's field names are in `config` only.
 
+mod albert;
 mod bert;
 mod checkpoint;
 mod config;
+mod distilbert;
 mod error;
 mod gpt2;
 mod layers;
@@ -20,6 +22,9 @@ mod llama;
 mod load;
 mod loader;
 mod model;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 mod pooler;
 mod registry;
 mod runner;

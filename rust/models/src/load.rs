@@ -160,8 +160,8 @@ fn load_decoder(
         DecoderHead::Base => Some(folder.embeddings(&context, width, Reduction::Last)?),
         DecoderHead::SequenceClassification => {
             let labels = Labels::read(folder.fields)?;
-            let score = loader.head_linear_without_bias("score", labels.count, width)?;
-            Some(folder.classes(&context, width, Reduction::Last, score.into())?)
+            let score = Head::of([loader.head_linear_with("score", labels.count, width, false)?.into()]);
+            Some(folder.classes(&context, width, Reduction::Last, score)?)
         }
     };
     let unused = |name: &str| (architecture.is_buffer)(name) || (head == DecoderHead::Base && name == "score.weight");
@@ -188,8 +188,9 @@ fn load_encoder(
     let mut ignored = |_, _| {};
     let loading = Loading::new(backend, &checkpoint, formats, false, options.progress.unwrap_or(&mut ignored));
     let loader = Loader::new(&loading);
-    let model = Box::new((family.build)(&loader, &config)?);
-    let layers = (family.head)(&loader, &config, head, labels)?;
+    let base = loader.base_model(family.base.0, family.base.1);
+    let model = Box::new((family.build)(&base, &config)?);
+    let layers = (family.head)(head, (&loader, &base), &config, labels)?;
     let context = Context { backend, formats, reduction: options.pooler.reduction, finishes: options.pooler.finishes };
     let width = config.hidden_size;
     let each = |layers, finish, finishes| Some(PooledOutput::new(&[], width, layers, finish, finishes));
@@ -199,7 +200,7 @@ fn load_encoder(
             fill_mask: each(layers, Finish::Softmax, false),
             ..folder.embeddings(&context, width, Reduction::Cls)?
         },
-        EncoderHead::SequenceClassification => folder.classes(&context, width, Reduction::Cls, layers)?,
+        EncoderHead::SequenceClassification => folder.classes(&context, width, config.classifier_pooling, layers)?,
         EncoderHead::TokenClassification => {
             let finishes = context.finishes.unwrap_or(true);
             Pooler { token_classify: each(layers, labels.activation.into(), finishes), ..Pooler::default() }
@@ -208,7 +209,7 @@ fn load_encoder(
             Pooler { token_classify: each(layers, Finish::Identity, false), ..Pooler::default() }
         }
     };
-    let num_parameters = loading.finish(folder.name, family.is_unused)?;
+    let num_parameters = loading.finish(folder.name, |name| is_unused(name, family.base.0))?;
     let architecture = folder.name.to_owned();
     let max_model_len = config.max_model_len;
     Ok(LoadedModel {
@@ -220,6 +221,28 @@ fn load_encoder(
         num_parameters,
         eos_token_ids: Vec::new(),
     })
+}
+
+/// What encoders' checkpoints have besides the model that is asked for: position numbers, and the layers of heads.
+fn is_unused(name: &str, base: &str) -> bool {
+    const HEADS: [&str; 14] = [
+        "classifier.",
+        "cls.",
+        "decoder.",
+        "discriminator_predictions.",
+        "generator_lm_head.",
+        "generator_predictions.",
+        "head.",
+        "lm_head.",
+        "pooler.",
+        "pre_classifier.",
+        "predictions.",
+        "qa_outputs.",
+        "sop_classifier.",
+        "vocab_",
+    ];
+    let name = name.strip_prefix(base).and_then(|name| name.strip_prefix('.')).unwrap_or(name);
+    name.ends_with(".position_ids") || HEADS.iter().any(|head| name.starts_with(head))
 }
 
 fn supported(backend: &dyn Backend, format: WeightFormat) -> Result<()> {

@@ -1,5 +1,7 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
+mod encoder;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::{self, Display};
@@ -7,9 +9,8 @@ use std::fmt::{self, Display};
 use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
-use crate::config::encoder::EncoderConfig;
 use crate::layers::{Linear, Norm};
-use crate::{LoadError, ModelConfig};
+use crate::{LoadError, ModelConfig, RopeConfig};
 
 type Result<T> = std::result::Result<T, LoadError>;
 
@@ -153,21 +154,6 @@ impl<'a> Loader<'a> {
         self.linear_in(self.loading.formats.linear, parts, in_features, bias)
     }
 
-    /// A linear layer of a head, with a bias: small, and decisive, so that it is not quantized.
-    pub(crate) fn head_linear(&self, name: &str, out_features: usize, in_features: usize) -> Result<Linear> {
-        self.linear_in(self.loading.formats.table, &[(name, out_features)], in_features, true)
-    }
-
-    /// The same without a bias.
-    pub(crate) fn head_linear_without_bias(
-        &self,
-        name: &str,
-        out_features: usize,
-        in_features: usize,
-    ) -> Result<Linear> {
-        self.linear_in(self.loading.formats.table, &[(name, out_features)], in_features, false)
-    }
-
     fn linear_in(
         &self,
         format: WeightFormat,
@@ -238,17 +224,6 @@ impl<'a> Loader<'a> {
         Ok(Linear { weight: table.1.clone(), bias: None })
     }
 
-    /// A masked language model's output projection: `decoder.weight`, or `table_name` of `table` itself, and `bias`.
-    pub(crate) fn masked_lm_decoder(&self, config: &EncoderConfig, table: &Self, table_name: &str) -> Result<Linear> {
-        let (rows, width) = (config.vocab_size, config.embedding_size);
-        self.ignore("decoder.bias");
-        let matrix = match self.has("decoder.weight") {
-            true => self.matrix("decoder.weight", rows, width)?,
-            false => table.matrix(&format!("{table_name}.weight"), rows, width)?,
-        };
-        self.pack(&[matrix], self.loading.formats.lm_head, Some(&self.values("bias", rows)?))
-    }
-
     /// Takes note of a tensor that is not needed, should it be there.
     fn ignore(&self, name: &str) {
         self.loading.used.borrow_mut().insert(self.full(name));
@@ -261,24 +236,32 @@ impl<'a> Loader<'a> {
 
     /// `name.weight` and `name.bias`, scale and shift of a layer norm; in the oldest checkpoints `gamma` and `beta`.
     pub(crate) fn layer_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
+        self.layer_norm_with(name, width, eps, true)
+    }
+
+    /// The same, its shift by switch.
+    pub(crate) fn layer_norm_with(&self, name: &str, width: usize, eps: f32, shifts: bool) -> Result<Norm> {
         let old = self.has(&format!("{name}.gamma"));
         let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
         let weight = self.vector(&format!("{name}.{weight}"), width)?;
-        Ok(Norm::Layer { weight, bias: Some(self.vector(&format!("{name}.{bias}"), width)?), eps })
+        let bias = if shifts { Some(self.vector(&format!("{name}.{bias}"), width)?) } else { None };
+        Ok(Norm::Layer { weight, bias, eps })
     }
 
     /// The rotary tables of the configuration, if it has rotary positions.
     pub(crate) fn rope(&self, config: &ModelConfig) -> Result<Option<RopeTable>> {
-        let Some(rope) = config.rope else { return Ok(None) };
+        config.rope.map(|rope| self.rope_table(rope, config.max_model_len)).transpose()
+    }
+
+    /// The rotary tables of `max_model_len` positions.
+    pub(crate) fn rope_table(&self, rope: RopeConfig, max_model_len: usize) -> Result<RopeTable> {
         let row_bytes = (rope.rotary_dim * size_of::<f32>()) as u64;
-        let bytes = row_bytes.saturating_mul(config.max_model_len as u64);
+        let bytes = row_bytes.saturating_mul(max_model_len as u64);
         if bytes > MAX_ROPE_BYTES {
             let limit = (MAX_ROPE_BYTES / row_bytes) as usize;
-            return Err(LoadError::RopeTableTooLarge { max_model_len: config.max_model_len, bytes, limit });
+            return Err(LoadError::RopeTableTooLarge { max_model_len, bytes, limit });
         }
-        let table =
-            RopeTable::new(self.loading.backend, config.max_model_len, rope.rotary_dim, rope.theta, rope.scaling)?;
-        Ok(Some(table))
+        Ok(RopeTable::new(self.loading.backend, max_model_len, rope.rotary_dim, rope.theta, rope.scaling)?)
     }
 
     /// A vector of `len` elements, `[1, len]`.

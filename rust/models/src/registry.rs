@@ -11,7 +11,7 @@ use crate::config::families;
 use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
-use crate::{LoadError, Model, ModelConfig, bert, gpt2, llama};
+use crate::{LoadError, Model, ModelConfig, albert, bert, distilbert, gpt2, llama, modernbert, mpnet, nomic_bert};
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
 type Build = fn(&Loader<'_>, &ModelConfig) -> Result<Box<dyn Model>, LoadError>;
@@ -37,25 +37,38 @@ const ARCHITECTURES: [Architecture; 5] = [
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
 ];
 
-type EncoderHeads = fn(&Loader<'_>, &EncoderConfig, EncoderHead, Labels) -> Result<Head, LoadError>;
+type EncoderHeads =
+    for<'a> fn(EncoderHead, (&Loader<'a>, &Loader<'a>), &EncoderConfig, Labels) -> Result<Head, LoadError>;
 
 /// A family of encoders.
 pub(crate) struct EncoderFamily {
     /// What its names in `architectures` start with.
     pub(crate) prefix: &'static str,
+    /// Where checkpoints with a head have the model without it, and a tensor of that.
+    pub(crate) base: (&'static str, &'static str),
     /// Reads the family's fields.
     pub(crate) config: fn(&Fields, &str) -> Result<EncoderConfig, LoadError>,
-    /// Puts the model together.
+    /// Puts the model together, from the loader of the base.
     pub(crate) build: fn(&Loader<'_>, &EncoderConfig) -> Result<Encoder, LoadError>,
-    /// Puts a head together.
+    /// Puts a head together, from the loaders of all and of the base.
     pub(crate) head: EncoderHeads,
-    /// Whether a tensor that is not read holds nothing that the model needs.
-    pub(crate) is_unused: fn(&str) -> bool,
 }
 
+const WORDS: &str = "embeddings.word_embeddings.weight";
+const TOKENS: &str = "embeddings.tok_embeddings.weight";
+
 #[rustfmt::skip]
-const ENCODERS: [EncoderFamily; 1] = [
-    EncoderFamily { prefix: "Bert", config: families::bert, build: bert::build, head: bert::head, is_unused: bert::is_unused },
+const ENCODERS: [EncoderFamily; 10] = [
+    EncoderFamily { prefix: "Albert", base: ("albert", WORDS), config: families::albert, build: albert::build, head: albert::head },
+    EncoderFamily { prefix: "Bert", base: ("bert", WORDS), config: families::bert, build: bert::build, head: bert::head },
+    EncoderFamily { prefix: "Camembert", base: ("roberta", WORDS), config: families::roberta, build: bert::build, head: bert::roberta_head },
+    EncoderFamily { prefix: "DistilBert", base: ("distilbert", WORDS), config: families::distilbert, build: distilbert::build, head: distilbert::head },
+    EncoderFamily { prefix: "Electra", base: ("electra", WORDS), config: families::electra, build: bert::build, head: bert::electra_head },
+    EncoderFamily { prefix: "MPNet", base: ("mpnet", WORDS), config: families::mpnet, build: mpnet::build, head: bert::roberta_head },
+    EncoderFamily { prefix: "ModernBert", base: ("model", TOKENS), config: families::modernbert, build: modernbert::build, head: modernbert::head },
+    EncoderFamily { prefix: "NomicBert", base: ("nomic_bert", WORDS), config: families::nomic_bert, build: nomic_bert::build, head: nomic_bert::head },
+    EncoderFamily { prefix: "Roberta", base: ("roberta", WORDS), config: families::roberta, build: bert::build, head: bert::roberta_head },
+    EncoderFamily { prefix: "XLMRoberta", base: ("roberta", WORDS), config: families::roberta, build: bert::build, head: bert::roberta_head },
 ];
 
 /// What stands on an encoder.

@@ -96,11 +96,8 @@ impl SentenceTransformer {
             let mut ignored = |_, _| {};
             let loading = Loading::new(backend, &checkpoint, formats, false, &mut ignored);
             let loader = Loader::new(&loading);
-            let linear = match fields.flag("bias", true)? {
-                true => loader.head_linear("linear", columns, inputs)?,
-                false => loader.head_linear_without_bias("linear", columns, inputs)?,
-            };
-            head.layers.push(HeadLayer::Linear(linear));
+            let linear = loader.head_linear_with("linear", columns, inputs, fields.flag("bias", true)?)?;
+            head.layers.push(linear.into());
             head.layers.extend(activation(&fields)?.map(HeadLayer::Activation));
             loading.finish("Dense", |_| false)?;
         }

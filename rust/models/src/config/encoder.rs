@@ -1,7 +1,9 @@
 use rustllm_ops::{Activation, DType, EncoderAttentionParams};
 
+use super::RopeConfig;
 use super::families::{MAX_LABELS, Result};
 use super::fields::Fields;
+use crate::pooler::Reduction;
 
 /// What an encoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -24,16 +26,63 @@ pub(crate) struct EncoderConfig {
     pub(crate) hidden_act: Activation,
     /// Added to the variance under a norm's root.
     pub(crate) norm_eps: f32,
-    /// How learned positions are counted.
-    pub(crate) positions: Positions,
-    /// Rows of the learned position table.
+    /// How learned positions are counted, where there are any.
+    pub(crate) positions: Option<Positions>,
+    /// Rows of the learned position table, or the context a rotary model was configured for.
     pub(crate) max_position_embeddings: usize,
     /// Rows of the segment table; none where there is no such table.
     pub(crate) type_vocab_size: usize,
+    /// Rotary positions, if the model has them.
+    pub(crate) rope: Option<RopeConfig>,
+    /// Layers that see no farther than this.
+    pub(crate) local: Option<LocalLayers>,
+    /// Weights that are used by several layers.
+    pub(crate) shared: SharedLayers,
+    /// Which linear layers and norms have biases, where it is by switch.
+    pub(crate) biases: Biases,
+    /// What stands for a prompt in classification.
+    pub(crate) classifier_pooling: Reduction,
+    /// Non-linearity of a head that has one of its own.
+    pub(crate) classifier_act: Activation,
     /// Longest prompt.
     pub(crate) max_model_len: usize,
     /// Element type the checkpoint says it has.
     pub(crate) dtype: Option<DType>,
+}
+
+/// Layers whose rows see their neighbours only.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct LocalLayers {
+    /// Rows to each side.
+    pub(crate) window: usize,
+    /// Rotary positions of these layers.
+    pub(crate) rope: RopeConfig,
+    /// For each layer, whether it is one of them.
+    pub(crate) layers: Vec<bool>,
+}
+
+/// Groups of stored layers; the model's layers are dealt to them in equal runs, and each runs all of a group's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct SharedLayers {
+    pub(crate) groups: usize,
+    /// Of a group.
+    pub(crate) layers: usize,
+}
+
+/// Switches of biases.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Biases {
+    pub(crate) attention: bool,
+    pub(crate) mlp: bool,
+    pub(crate) norms: bool,
+    /// Of a head's dense layer.
+    pub(crate) classifier: bool,
+    /// Of the vocabulary's projection.
+    pub(crate) decoder: bool,
+}
+
+impl Biases {
+    pub(crate) const ALL: Self = Self { attention: true, mlp: true, norms: true, classifier: true, decoder: true };
 }
 
 impl EncoderConfig {
@@ -56,7 +105,6 @@ pub(crate) enum Positions {
     /// Its place in the sequence.
     Absolute,
     /// The padding token's id, plus one for each token up to it that is not padding; a padding token has its own id.
-    #[expect(dead_code, reason = "what families count by that come with RoBERTa's")]
     AfterPadding(u32),
 }
 

@@ -31,25 +31,41 @@ const DEFAULT_THETA: f64 = 10_000.0;
 impl RopeConfig {
     /// Reads `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
     pub(super) fn read(fields: &Fields, architecture: &str, head_dim: usize) -> Result<Self, LoadError> {
-        if !head_dim.is_multiple_of(2) {
-            return Err(fields.invalid("head_dim", format!("even for rotary positions (it is {head_dim})")));
-        }
         let outer_theta = fields.positive("rope_theta", DEFAULT_THETA)?;
         let object = match fields.object("rope_scaling")? {
             Some(object) => Some(object),
             None => fields.object("rope_parameters")?,
         };
-        let Some(object) = object else {
-            return Ok(Self { theta: outer_theta, rotary_dim: head_dim, scaling: None });
-        };
+        match object {
+            Some(object) => Self::from_object(fields, &object, architecture, head_dim, outer_theta),
+            None => Self::with_theta(fields, head_dim, outer_theta),
+        }
+    }
+
+    /// The whole head rotates, by frequencies of this base.
+    pub(super) fn with_theta(fields: &Fields, head_dim: usize, theta: f64) -> Result<Self, LoadError> {
+        if !head_dim.is_multiple_of(2) {
+            return Err(fields.invalid("head_dim", format!("even for rotary positions (it is {head_dim})")));
+        }
+        Ok(Self { theta, rotary_dim: head_dim, scaling: None })
+    }
+
+    /// Reads an object that says how heads rotate; its base is `default_theta` unless it has one.
+    pub(super) fn from_object(
+        fields: &Fields,
+        object: &Fields,
+        architecture: &str,
+        head_dim: usize,
+        default_theta: f64,
+    ) -> Result<Self, LoadError> {
         for name in object.names() {
             let neutral = name != "partial_rotary_factor" || object.get(name).is_none_or(|factor| *factor == 1.0);
             if object.get(name).is_some() && !(KNOWN.contains(&name) && neutral) {
                 return Err(object.unsupported(name, architecture));
             }
         }
-        let theta = object.positive("rope_theta", outer_theta)?;
-        Ok(Self { theta, rotary_dim: head_dim, scaling: scaling(&object)? })
+        let theta = object.positive("rope_theta", default_theta)?;
+        Ok(Self { scaling: scaling(object)?, ..Self::with_theta(fields, head_dim, theta)? })
     }
 }
 

@@ -1,4 +1,5 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use rustllm_ops::Result;
 
@@ -8,6 +9,13 @@ use crate::ForwardContext;
 /// One layer of a model: reads the stream and adds to it.
 pub(crate) trait Block: Debug + Send + Sync {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()>;
+}
+
+/// A layer whose weights others have too.
+impl<B: Block> Block for Arc<B> {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        self.as_ref().forward(ctx, stream)
+    }
 }
 
 /// Attention, then feed-forward, each on a norm of the stream.

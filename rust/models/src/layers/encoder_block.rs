@@ -52,3 +52,24 @@ impl Block for PostNormBlock {
         Ok(())
     }
 }
+
+/// Attention, then feed-forward, each on a norm of the stream; the first on the stream itself where it is normed already.
+#[derive(Debug)]
+pub(crate) struct EncoderPreNormBlock {
+    pub(crate) attention_norm: Option<Norm>,
+    pub(crate) attention: EncoderAttention,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+}
+
+impl Block for EncoderPreNormBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = match &self.attention_norm {
+            Some(norm) => stream.normed(ctx.backend, norm)?,
+            None => stream.sum(ctx.backend)?,
+        };
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        let x = stream.normed(ctx.backend, &self.feed_forward_norm)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
+    }
+}

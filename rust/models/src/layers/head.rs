@@ -17,6 +17,10 @@ pub(crate) enum HeadLayer {
 }
 
 impl Head {
+    pub(crate) fn of<const N: usize>(layers: [HeadLayer; N]) -> Self {
+        Self { layers: layers.into() }
+    }
+
     /// `[rows, width]` to the last linear layer's width.
     pub(crate) fn forward(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
         self.layers.iter().try_fold(x.clone(), |x, layer| match layer {
@@ -36,8 +40,20 @@ impl Head {
     }
 }
 
-impl From<Linear> for Head {
+impl From<Linear> for HeadLayer {
     fn from(linear: Linear) -> Self {
-        Self { layers: vec![HeadLayer::Linear(linear)] }
+        Self::Linear(linear)
+    }
+}
+
+impl From<Activation> for HeadLayer {
+    fn from(activation: Activation) -> Self {
+        Self::Activation(activation)
+    }
+}
+
+impl From<Norm> for HeadLayer {
+    fn from(norm: Norm) -> Self {
+        Self::Norm(norm)
     }
 }

@@ -126,7 +126,7 @@ fn agree_with_layer_types(fields: &Fields, config: ModelConfig) -> Result<ModelC
 }
 
 /// Which layers `layer_types` gives a sliding window, if the file has the list.
-fn layer_types(fields: &Fields, num_layers: usize) -> Result<Option<Vec<bool>>> {
+pub(super) fn layer_types(fields: &Fields, num_layers: usize) -> Result<Option<Vec<bool>>> {
     let Some(types) = fields.texts("layer_types")? else { return Ok(None) };
     let known = ["full_attention", "sliding_attention"];
     if types.len() != num_layers || types.iter().any(|name| !known.contains(name)) {

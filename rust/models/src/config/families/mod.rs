@@ -1,17 +1,27 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod albert;
 mod bert;
+mod distilbert;
 mod gpt2;
 mod llama;
+mod modernbert;
+mod mpnet;
+mod nomic_bert;
 
 use rustllm_ops::{Activation, DType};
 use serde_json::Value;
 
 use super::fields::Fields;
 use crate::LoadError;
-pub(crate) use bert::bert;
+pub(crate) use albert::albert;
+pub(crate) use bert::{bert, electra, roberta};
+pub(crate) use distilbert::distilbert;
 pub(crate) use gpt2::gpt2;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use modernbert::modernbert;
+pub(crate) use mpnet::mpnet;
+pub(crate) use nomic_bert::nomic_bert;
 
 pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
