@@ -125,7 +125,7 @@ fn filled_cache(backend: &CpuBackend, spec: &KvCacheSpec, num_seqs: usize, conte
 fn attention(criterion: &mut Criterion) {
     let backend = backend();
     for (num_heads, num_kv_heads, head_dim) in [(14, 2, 64), (32, 8, 64)] {
-        let params = AttentionParams { num_heads, num_kv_heads, head_dim, scale: 0.125, sliding_window: None };
+        let params = AttentionParams::new(num_heads, num_kv_heads, head_dim);
         for dtype in [KvCacheDType::BF16, KvCacheDType::Int8] {
             let mut group =
                 criterion.benchmark_group(format!("attention/{dtype}/{num_heads}-{num_kv_heads}x{head_dim}"));

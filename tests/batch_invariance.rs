@@ -12,7 +12,20 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 4] = ["llama_rope_llama3", "qwen3_bf16", "gpt2", "mistral_sliding_window"];
+const CASES: [&str; 12] = [
+    "llama_rope_llama3",
+    "qwen3_bf16",
+    "gpt2",
+    "mistral_sliding_window",
+    "gemma2",
+    "cohere2",
+    "phi3",
+    "bloom",
+    "falcon",
+    "gpt_neox",
+    "mpt",
+    "opt_post_norm",
+];
 /// Of the weights, and of the cache where that is another.
 const DTYPES: [(DType, Option<KvCacheDType>); 4] =
     [(DType::F32, None), (DType::BF16, None), (DType::F16, None), (DType::BF16, Some(KvCacheDType::Int8))];
@@ -45,7 +58,7 @@ fn requests() -> Vec<EngineRequest> {
         .enumerate()
         .map(|(i, &len)| {
             let own = |j: usize| if j < 48 && i % 2 == 0 { j * 7 } else { i * 101 + j * 13 };
-            let prompt = (0..len).map(|j| (own(j) % 300) as u32 + 3).collect();
+            let prompt = (0..len).map(|j| (own(j) % 250) as u32 + 3).collect();
             let params = SamplingParams {
                 temperature: if i % 3 == 0 { 0.0 } else { 0.9 },
                 top_p: if i % 3 == 1 { 0.9 } else { 1.0 },

@@ -7,71 +7,18 @@ as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from case import Case, rotary
+from classic_cases import CLASSIC_CASES
+from decoder_cases import DECODER_CASES
 from transformers import (
     GPT2Config,
     LlamaConfig,
     MistralConfig,
-    PretrainedConfig,
     Qwen2Config,
     Qwen3Config,
 )
-
-PROMPT_LENGTHS = (1, 2, 7, 16, 17, 33, 100, 300)
-"""Prompt lengths of every case that does not name its own: around block sizes, and long."""
-
-NUM_GREEDY_TOKENS = 64
-"""Length of the greedy continuation of each prompt."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One checkpoint folder.
-
-    `spelling` is the generation of transformers whose `config.json` field names the folder uses:
-    "v4" (`rope_theta`, `rope_scaling`, `torch_dtype`; what most files on the hub look like) or "v5"
-    (`rope_parameters`, `dtype`). `v4_extra` changes the v4 file only: None removes a field, ...
-    writes null. `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as
-    the first GPT-2 uploads do.
-    """
-
-    name: str
-    why: str
-    config_class: type[PretrainedConfig]
-    overrides: Mapping[str, Any]
-    spelling: str = "v5"
-    dtype: str = "float32"
-    num_shards: int = 1
-    prompt_lengths: tuple[int, ...] = PROMPT_LENGTHS
-    original_gpt2_names: bool = False
-    v4_extra: Mapping[str, Any] = field(default_factory=dict)
-
-    def config(self) -> PretrainedConfig:
-        """The transformers configuration of this case."""
-        return self.config_class(**{"dtype": self.dtype, **self.overrides})
-
-
-def _rotary(hidden: int, heads: int, kv_heads: int, mlp: int, **more: Any) -> dict[str, Any]:
-    """Fields shared by the Llama-like cases: two layers, 320 tokens, 512 positions."""
-    return {
-        "vocab_size": 320,
-        "hidden_size": hidden,
-        "intermediate_size": mlp,
-        "num_hidden_layers": 2,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "max_position_embeddings": 512,
-        "rms_norm_eps": 1e-5,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": None,
-        "tie_word_embeddings": False,
-        "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0},
-        **more,
-    }
 
 
 def _gpt2(n_positions: int, **more: Any) -> dict[str, Any]:
@@ -105,7 +52,7 @@ MODEL_CASES: tuple[Case, ...] = (
         "llama",
         "the plain case: grouped-query attention 4/2, untied output, no head_dim field",
         LlamaConfig,
-        _rotary(64, 4, 2, 96),
+        rotary(64, 4, 2, 96),
         spelling="v4",
         v4_extra={"head_dim": None},
     ),
@@ -113,20 +60,20 @@ MODEL_CASES: tuple[Case, ...] = (
         "llama_tied",
         "output tied to the embedding, one key-value head per query head, head_dim 12",
         LlamaConfig,
-        _rotary(48, 4, 4, 80, tie_word_embeddings=True),
+        rotary(48, 4, 4, 80, tie_word_embeddings=True),
     ),
     Case(
         "llama_rope_llama3",
         "llama3 rope scaling with a short original context, multi-query attention 3/1",
         LlamaConfig,
-        _rotary(48, 3, 1, 80, rope_parameters=LLAMA3_ROPE),
+        rotary(48, 3, 1, 80, rope_parameters=LLAMA3_ROPE),
         spelling="v4",
     ),
     Case(
         "llama_rope_linear",
         "linear rope scaling, in the oldest spelling ({'type': 'linear'}), head_dim 8",
         LlamaConfig,
-        _rotary(48, 6, 2, 80, rope_parameters=LINEAR_ROPE),
+        rotary(48, 6, 2, 80, rope_parameters=LINEAR_ROPE),
         spelling="v4",
         v4_extra={"head_dim": None, "rope_scaling": {"type": "linear", "factor": 2.0}},
     ),
@@ -134,36 +81,34 @@ MODEL_CASES: tuple[Case, ...] = (
         "llama_bias",
         "attention_bias and mlp_bias, an odd vocabulary, an epsilon (0.01) that shows",
         LlamaConfig,
-        _rotary(
-            48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
-        ),
+        rotary(48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2),
     ),
     Case(
         "llama_head_dim",
         "head_dim 24, where hidden_size / num_attention_heads is 12",
         LlamaConfig,
-        _rotary(48, 4, 2, 80, head_dim=24),
+        rotary(48, 4, 2, 80, head_dim=24),
         spelling="v4",
     ),
     Case(
         "llama_sharded",
         "weights in three files and an index",
         LlamaConfig,
-        _rotary(48, 4, 2, 80),
+        rotary(48, 4, 2, 80),
         num_shards=3,
     ),
     Case(
         "llama_bf16",
         "bfloat16 weights, llama3 rope scaling in the v5 spelling",
         LlamaConfig,
-        _rotary(64, 4, 2, 96, rope_parameters=LLAMA3_ROPE),
+        rotary(64, 4, 2, 96, rope_parameters=LLAMA3_ROPE),
         dtype="bfloat16",
     ),
     Case(
         "llama_f16",
         "float16 weights",
         LlamaConfig,
-        _rotary(64, 4, 2, 96),
+        rotary(64, 4, 2, 96),
         spelling="v4",
         dtype="float16",
     ),
@@ -171,7 +116,7 @@ MODEL_CASES: tuple[Case, ...] = (
         "mistral",
         "no sliding window, a rope base that is not the default",
         MistralConfig,
-        _rotary(
+        rotary(
             48,
             4,
             2,
@@ -186,13 +131,13 @@ MODEL_CASES: tuple[Case, ...] = (
         "mistral_sliding_window",
         "a sliding window of 24 tokens, shorter than four of the prompts",
         MistralConfig,
-        _rotary(32, 4, 2, 48, sliding_window=24),
+        rotary(32, 4, 2, 48, sliding_window=24),
     ),
     Case(
         "qwen2",
         "query, key and value biases, tied output, a sliding_window that is switched off",
         Qwen2Config,
-        _rotary(
+        rotary(
             64,
             4,
             2,
@@ -208,13 +153,13 @@ MODEL_CASES: tuple[Case, ...] = (
         "qwen3",
         "query and key norms, head_dim 32 where hidden_size / num_attention_heads is 12",
         Qwen3Config,
-        _rotary(48, 4, 2, 80, head_dim=32, rms_norm_eps=1e-6),
+        rotary(48, 4, 2, 80, head_dim=32, rms_norm_eps=1e-6),
     ),
     Case(
         "qwen3_bf16",
         "bfloat16 weights, tied output, v4 spelling",
         Qwen3Config,
-        _rotary(
+        rotary(
             64,
             4,
             2,
@@ -244,6 +189,8 @@ MODEL_CASES: tuple[Case, ...] = (
         original_gpt2_names=True,
         v4_extra={"n_ctx": 80, "torch_dtype": None},
     ),
+    *DECODER_CASES,
+    *CLASSIC_CASES,
 )
 
 CHAT_VOCAB_SIZE = 384
@@ -254,6 +201,6 @@ CHAT_CASE = Case(
     "a complete chat model: tokenizer, chat template, generation defaults, padded vocabulary",
     LlamaConfig,
     # Eight rows more than the tokenizer has entries, as many checkpoints on the hub have.
-    _rotary(48, 4, 2, 80, vocab_size=CHAT_VOCAB_SIZE + 8),
+    rotary(48, 4, 2, 80, vocab_size=CHAT_VOCAB_SIZE + 8),
     spelling="v4",
 )

@@ -10,7 +10,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import exact_decoders
 import numpy as np
+from classic_families import FAMILIES
+from exact_classics import logits as classic_logits
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -19,68 +22,34 @@ Tensors = dict[str, Array]
 
 
 def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
-    """`config.json` and all tensors as float64, GPT-2 names with the `transformer.` prefix."""
-    config = json.loads((folder / "config.json").read_text())
+    """The configuration in transformers 5's spelling, and all tensors as float64.
+
+    GPT-2's names have the `transformer.` prefix.
+    """
+    configs = [json.loads((folder / f"config{other}.json").read_text()) for other in ("", ".other")]
+    config: dict[str, Any] = next(config for config in configs if "torch_dtype" not in config)
     tensors: Tensors = {}
     for path in sorted(folder.glob("model*.safetensors")):
         for name, value in load_file(path).items():
             if config["model_type"] == "gpt2" and not name.startswith("transformer."):
                 name = f"transformer.{name}"
             if not name.endswith(".attn.bias"):  # GPT-2's stored causal mask
-                tensors[name] = value.double().numpy()
+                tensors[name.removeprefix("language_model.")] = value.double().numpy()
+    if "text_config" in config:
+        config = config["text_config"]
+        images = ("vision_tower.", "multi_modal_projector.")
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(images)}
     return config, tensors
 
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
-    forward = _gpt2 if config["model_type"] == "gpt2" else _llama
+    forwards = {"gpt2": _gpt2, **dict.fromkeys(FAMILIES, classic_logits)}
+    forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)
     result: Array = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     return result
-
-
-def _llama(c: dict[str, Any], t: Tensors, ids: NDArray[np.int64]) -> Array:
-    hidden, heads, kv_heads = c["hidden_size"], c["num_attention_heads"], c["num_key_value_heads"]
-    head_dim = c.get("head_dim") or hidden // heads
-    window = c.get("sliding_window") if c.get("use_sliding_window", True) else None
-    angles = np.outer(np.arange(len(ids)), _inverse_frequencies(c, head_dim))
-    cos, sin = np.cos(angles)[:, None, :], np.sin(angles)[:, None, :]
-
-    def linear(x: Array, name: str) -> Array:
-        out: Array = x @ t[f"{name}.weight"].T + t.get(f"{name}.bias", 0.0)
-        return out
-
-    def norm(x: Array, name: str) -> Array:
-        scale = 1 / np.sqrt((x * x).mean(-1, keepdims=True) + c["rms_norm_eps"])
-        out: Array = x * scale * t.get(f"{name}.weight", 1.0)
-        return out
-
-    def heads_of(x: Array, name: str, count: int) -> Array:
-        """Project and split into heads: [tokens, count, head_dim]."""
-        return linear(x, name).reshape(len(ids), count, head_dim)
-
-    def rotate(x: Array) -> Array:
-        first, second = np.split(x, 2, axis=-1)
-        return np.concatenate([first * cos - second * sin, second * cos + first * sin], -1)
-
-    x = t["model.embed_tokens.weight"][ids]
-    for i in range(c["num_hidden_layers"]):
-        layer = f"model.layers.{i}"
-        attn = f"{layer}.self_attn"
-        h = norm(x, f"{layer}.input_layernorm")
-        q, k = heads_of(h, f"{attn}.q_proj", heads), heads_of(h, f"{attn}.k_proj", kv_heads)
-        if f"{attn}.q_norm.weight" in t:
-            q, k = norm(q, f"{attn}.q_norm"), norm(k, f"{attn}.k_norm")
-        v = heads_of(h, f"{attn}.v_proj", kv_heads)
-        x = x + linear(_attention(rotate(q), rotate(k), v, window), f"{attn}.o_proj")
-        h = norm(x, f"{layer}.post_attention_layernorm")
-        gate = linear(h, f"{layer}.mlp.gate_proj")
-        up = linear(h, f"{layer}.mlp.up_proj")
-        x = x + linear(gate / (1 + np.exp(-gate)) * up, f"{layer}.mlp.down_proj")
-    out = norm(x, "model.norm")
-    name = "model.embed_tokens" if c["tie_word_embeddings"] else "lm_head"
-    return linear(out, name)
 
 
 def _gpt2(c: dict[str, Any], t: Tensors, ids: NDArray[np.int64]) -> Array:
@@ -119,24 +88,3 @@ def _attention(q: Array, k: Array, v: Array, window: int | None) -> Array:
     weights /= weights.sum(-1, keepdims=True)
     out: Array = np.einsum("hqk,khd->qhd", weights, v).reshape(tokens, heads * head_dim)
     return out
-
-
-def _inverse_frequencies(c: dict[str, Any], head_dim: int) -> Array:
-    """Angle per position of each pair of dimensions, from either spelling of the rope settings."""
-    rope = c.get("rope_parameters") or {
-        **(c.get("rope_scaling") or {}),
-        "rope_theta": c["rope_theta"],
-    }
-    kind = rope.get("rope_type") or rope.get("type") or "default"
-    frequency: Array = rope["rope_theta"] ** (-np.arange(0, head_dim, 2) / head_dim)
-    if kind == "linear":
-        return frequency / float(rope["factor"])
-    if kind == "llama3":
-        low, high = rope["low_freq_factor"], rope["high_freq_factor"]
-        turns = rope["original_max_position_embeddings"] * frequency / (2 * np.pi)
-        keep = np.clip(
-            (turns - low) / (high - low), 0, 1
-        )  # 1: fast, unscaled; 0: slow, divided by factor
-        blended: Array = frequency * (keep + (1 - keep) / rope["factor"])
-        return blended
-    return frequency

@@ -1,6 +1,7 @@
 """Make the golden test data: tiny seeded checkpoints, tokenizers, and reference outputs.
 
 python tools/goldens/make_goldens.py            # rewrite tests/goldens/
+python tools/goldens/make_goldens.py --only gemma gemma2   # rewrite these folders alone
 python tools/goldens/make_goldens.py --check    # make all of it elsewhere and compare the bytes
 """
 
@@ -31,7 +32,8 @@ import safetensors
 import tokenizers
 import torch
 import transformers
-from cases import CHAT_CASE, CHAT_VOCAB_SIZE, MODEL_CASES, Case
+from case import Case
+from cases import CHAT_CASE, CHAT_VOCAB_SIZE, MODEL_CASES
 from reference_file import write_json
 from references import make_reference
 from selfcheck import check_folder
@@ -137,17 +139,18 @@ def write_manifest(folder: Path) -> None:
     )
 
 
-def make_all(target: Path) -> None:
-    """Write every case below `target`, replacing what is there."""
+def make_all(target: Path, only: list[str] | None = None) -> None:
+    """Write every case below `target`, or `only` those named, replacing what is there."""
     jobs: dict[str, Callable[[Path], None]] = {
         case.name: functools.partial(make_model, case) for case in MODEL_CASES
     }
     jobs |= {CHAT_CASE.name: make_chat_model, SPM_FOLDER: make_spm_tokenizer}
     for old in target.iterdir():
-        if old.is_dir():
+        if old.is_dir() and (only is None or old.name in only):
             shutil.rmtree(old)
     for name, job in jobs.items():
-        job(target / name)
+        if only is None or name in only:
+            job(target / name)
     write_manifest(target)
 
 
@@ -173,13 +176,14 @@ def main() -> int:
     parser.add_argument(
         "--check", action="store_true", help="compare with what is stored, change nothing"
     )
+    parser.add_argument("--only", nargs="+", metavar="CASE", help="rewrite these folders alone")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     transformers.utils.logging.disable_progress_bar()
     if not arguments.check:
         GOLDENS.mkdir(parents=True, exist_ok=True)
-        make_all(GOLDENS)
+        make_all(GOLDENS, arguments.only)
         return 0
     with tempfile.TemporaryDirectory() as temporary:
         make_all(Path(temporary))

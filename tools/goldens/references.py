@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from cases import NUM_GREEDY_TOKENS, Case
+from case import NUM_GREEDY_TOKENS, Case
 from transformers import AutoModelForCausalLM, PreTrainedModel
 from weights import rng_for
 
@@ -36,10 +36,10 @@ class GreedyPath:
         return best[:, 0] - best[:, 1]
 
 
-def load_float32(folder: Path) -> PreTrainedModel:
-    """Load a folder as a user would, weights widened to float32, plain ("eager") attention."""
+def load_float32(folder: Path, attention: str = "eager") -> PreTrainedModel:
+    """Load a folder as a user would, weights widened to float32, plain attention by default."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder, dtype=torch.float32, attn_implementation=attention
     )
     model.eval()
     return model
@@ -65,7 +65,8 @@ def _fit_path(model: PreTrainedModel, case: Case, length: int) -> GreedyPath:
     for attempt in range(MAX_ATTEMPTS):
         rng = rng_for("prompt", case.name, length, attempt)
         # Special tokens (ids 0 to 2) stay out of the prompts.
-        prompt = [int(i) for i in rng.integers(3, model.config.vocab_size, length)]
+        vocab_size = model.config.get_text_config().vocab_size
+        prompt = [int(i) for i in rng.integers(3, vocab_size, length)]
         path = follow(model, prompt, greedy(model, prompt, NUM_GREEDY_TOKENS))
         top6 = path.logprobs[length - 1].topk(6).values
         if (
@@ -113,7 +114,7 @@ def _entry(path: GreedyPath) -> dict[str, Any]:
 
 def make_reference(case: Case, folder: Path) -> dict[str, Any]:
     """The contents of `reference.json`, computed from the folder as it lies on disk."""
-    model = load_float32(folder)
+    model = load_float32(folder, case.attention)
     paths = [_fit_path(model, case, length) for length in case.prompt_lengths]
     return {
         "case": case.name,
@@ -121,6 +122,7 @@ def make_reference(case: Case, folder: Path) -> dict[str, Any]:
         "checkpoint_dtype": case.dtype,
         "compute_dtype": "float32",
         "num_greedy_tokens": NUM_GREEDY_TOKENS,
+        **({"max_model_len": case.max_model_len} if case.max_model_len else {}),
         "min_margin": min(np.float32(path.margins().min()) for path in paths),
         "logprob_std": np.float32(torch.cat([p.logprobs for p in paths]).std(-1).mean()),
         "prompts": [_entry(path) for path in paths],

@@ -16,6 +16,19 @@ MAX_ERROR = 5e-5
 MIN_EFFECT = 1e-2
 """A lost tensor or setting must move some stored value by this: 100 times what tests allow."""
 
+NEUTRAL = {
+    "attention_multiplier": 1.0,
+    "attn_logit_softcapping": None,
+    "embedding_multiplier": 1.0,
+    "final_logit_softcapping": None,
+    "logit_scale": 1.0,
+    "logits_scaling": 1.0,
+    "no_rope_layers": None,
+    "query_pre_attn_scalar": 256,
+    "residual_multiplier": 1.0,
+}
+"""Settings some families have, and what they are where they change nothing."""
+
 
 def check_folder(folder: Path, reference: dict[str, Any]) -> tuple[float, float]:
     """Return the largest error of the stored values, and the least effect of any mistake tried."""
@@ -44,23 +57,36 @@ def _distance(config: dict[str, Any], tensors: Tensors, prompt: dict[str, Any]) 
     return float(max(np.abs(chosen - stored).max(), np.abs(top - prompt["top5_logprobs"]).max()))
 
 
+def _rope_mistakes(rope: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every setting of rotary positions ignored; those of each layer type one by one."""
+    if "full_attention" in rope:
+        for layer_type, settings in rope.items():
+            for what, wrong in _rope_mistakes(settings):
+                yield f"{what} of {layer_type}", {**rope, layer_type: wrong}
+    elif rope:
+        if rope["rope_type"] not in ("default", "dynamic"):  # dynamic: at its original length
+            yield "ignoring rope scaling", {**rope, "rope_type": "default"}
+        if rope.get("partial_rotary_factor", 1.0) != 1.0 and rope["rope_type"] == "default":
+            yield "rotating whole heads", {**rope, "partial_rotary_factor": 1.0}
+        yield "another rope_theta", {**rope, "rope_theta": rope["rope_theta"] * 2}
+
+
 def _mistakes(
     config: dict[str, Any], tensors: Tensors
 ) -> Iterator[tuple[str, dict[str, Any], Tensors]]:
     """Every tensor left at its default (norms one, others zero), every special setting ignored."""
     for name, value in tensors.items():
+        if name.endswith("k_proj.bias") and config["model_type"] == "opt":
+            continue  # without rotation it adds the same to all scores of a query
         is_norm = name.endswith(".weight") and ("norm" in name or ".ln_" in name)
+        is_norm = is_norm and not config["model_type"].startswith("gemma")  # they count from one
         yield f"losing {name}", config, {**tensors, name: np.full_like(value, float(is_norm))}
-    if rope := config.get("rope_parameters"):
-        plain = {"rope_type": "default", "rope_theta": rope["rope_theta"]}
-        if rope["rope_type"] != "default":
-            yield "ignoring rope scaling", {**config, "rope_parameters": plain}, tensors
-        other = {**rope, "rope_theta": rope["rope_theta"] * 2}
-        yield "another rope_theta", {**config, "rope_parameters": other}, tensors
-    if config.get("rope_scaling"):
-        yield "ignoring rope scaling", {**config, "rope_scaling": None}, tensors
-    if "rope_theta" in config:
-        yield "another rope_theta", {**config, "rope_theta": config["rope_theta"] * 2}, tensors
+    rope_parameters = None if config.get("alibi") else config.get("rope_parameters")
+    for what, rope in _rope_mistakes(rope_parameters or {}):
+        yield what, {**config, "rope_parameters": rope}, tensors
+    for name, wrong in NEUTRAL.items():
+        if config.get(name) not in (None, wrong):
+            yield f"ignoring {name}", {**config, name: wrong}, tensors
     if config.get("sliding_window"):
         flipped = not config.get("use_sliding_window", True)
         yield "the wrong attention window", {**config, "use_sliding_window": flipped}, tensors

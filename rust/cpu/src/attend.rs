@@ -15,6 +15,7 @@ use rustllm_ops::{AttentionMetadata, AttentionParams, Result};
 
 use crate::arena::Buffer;
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, Tiles, partial_len, scratch_len};
+use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
 use crate::kv_cache::KvBlocks;
 use crate::step::{Scratch, Step};
@@ -118,6 +119,7 @@ struct Op<'a> {
     cache: &'a KvBlocks,
     metadata: &'a AttentionMetadata,
     params: &'a AttentionParams,
+    rules: ScoreRules,
     tiles: Tiles,
     partials: Option<&'a Arc<Buffer>>,
     scratch: &'a Scratch,
@@ -147,6 +149,7 @@ impl Op<'_> {
             positions_end: usize::MAX,
             bias: std::ptr::null(),
             bias_stride: 0,
+            rules: self.rules.of_heads_from(head * group),
             keys: cache.keys(head),
             values: cache.values(head),
             block_bytes: cache.block_bytes(),
@@ -168,7 +171,7 @@ pub(crate) fn attend(
     q: View,
     cache: &KvBlocks,
     metadata: &AttentionMetadata,
-    params: &AttentionParams,
+    (params, rules): (&AttentionParams, ScoreRules),
     out: View,
 ) -> Result<()> {
     let (head_dim, group, heads) = (params.head_dim, params.num_heads / params.num_kv_heads, params.num_kv_heads);
@@ -184,7 +187,7 @@ pub(crate) fn attend(
     let scratch = step.scratch(scratch_len(task_rows * group, head_dim))?;
     let partials = (work.partials > 0).then(|| step.arena.take(work.partials)).transpose()?;
     let tiles = kernels.attention_tiles(cache.spec().dtype);
-    let op = Op { q, out, cache, metadata, params, tiles, partials: partials.as_ref(), scratch: &scratch };
+    let op = Op { q, out, cache, metadata, params, rules, tiles, partials: partials.as_ref(), scratch: &scratch };
 
     let kernel = kernels.attention(cache.spec().dtype);
     let one = |share: &Share, worker: usize| {
@@ -219,7 +222,7 @@ mod tests {
     use rustllm_ops::Indices;
 
     fn params(num_kv_heads: usize, sliding_window: Option<usize>) -> AttentionParams {
-        AttentionParams { num_heads: 2 * num_kv_heads, num_kv_heads, head_dim: 16, scale: 1.0, sliding_window }
+        AttentionParams { sliding_window, ..AttentionParams::new(2 * num_kv_heads, num_kv_heads, 16) }
     }
 
     /// Sequences of `lens` tokens whose last `rows` are computed.

@@ -23,6 +23,7 @@
 //! contribute nothing, whatever is stored there: their scores are replaced before they are used and their values are not read.
 #![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `AttentionTask`'s")]
 
+use crate::attention_scores::ScoreRules;
 use crate::attention_tile::{CacheElement, Kernel, LINE, Rows, SCORES_STRIDE, STEP, STEP_VECTORS, Step};
 use crate::kv_cache::padded_head_dim;
 use crate::math;
@@ -75,6 +76,8 @@ pub(crate) struct AttentionTask {
     pub(crate) bias: *const f32,
     /// Elements from a query head's bias to the next one's.
     pub(crate) bias_stride: usize,
+    /// What else is done to the scores.
+    pub(crate) rules: ScoreRules,
     /// The KV head's keys in block 0.
     pub(crate) keys: *const u8,
     /// The KV head's values in block 0.
@@ -178,6 +181,8 @@ type Starts = [*const u8; CHUNK_VECTORS];
 
 /// A chunk of a task: what each row sees of it, and where that is.
 struct Chunk {
+    /// The first position.
+    start: usize,
     seen: [Span; MAX_ROWS],
     /// What any row sees.
     all: Span,
@@ -191,6 +196,7 @@ impl Chunk {
     #[inline(always)]
     unsafe fn find<S: Simd, E: CacheElement<S>>(task: &AttentionTask, index: usize) -> Self {
         let mut chunk = Self {
+            start: index * CHUNK,
             seen: [NOTHING; MAX_ROWS],
             all: NOTHING,
             keys: [std::ptr::null(); CHUNK_VECTORS],
@@ -204,7 +210,7 @@ impl Chunk {
         }
         let width = padded_head_dim(task.head_dim);
         for vector in chunk.all.first / LANES..chunk.all.last.div_ceil(LANES) {
-            let position = index * CHUNK + vector * LANES;
+            let position = chunk.start + vector * LANES;
             let (block, offset) = (*task.blocks.add(position / task.block_size) as usize, position % task.block_size);
             let keys = task.keys.add(block * task.block_bytes);
             let values = task.values.add(block * task.block_bytes);
@@ -289,7 +295,10 @@ pub(crate) unsafe fn attention<S: Simd, E: CacheElement<S>>(task: &AttentionTask
         if !task.bias.is_null() {
             add_bias::<S>(task, memory, &chunk, index);
         }
-        weights::<S, E>(task, memory, &chunk, partial);
+        match task.rules.change_scores() {
+            false => weights::<S, E, false>(task, memory, &chunk, partial),
+            true => weights::<S, E, true>(task, memory, &chunk, partial),
+        }
         let after = next.as_ref().map_or(&[][..], |next| &next.keys[..STEP_VECTORS]);
         outputs::<S, E>(task, memory, &chunk, after, partial);
         if task.partials.is_null() {
@@ -384,9 +393,15 @@ unsafe fn add_bias<S: Simd>(task: &AttentionTask, memory: Memory, chunk: &Chunk,
     }
 }
 
-/// Turns each query's scores into weights; their sum and the largest score go to `partial`.
+/// Turns each query's scores into weights; their sum and the largest score go to `partial`. `RULES` says whether
+/// `task.rules` change scores.
 #[inline(always)]
-unsafe fn weights<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memory, chunk: &Chunk, partial: *mut f32) {
+unsafe fn weights<S: Simd, E: CacheElement<S>, const RULES: bool>(
+    task: &AttentionTask,
+    memory: Memory,
+    chunk: &Chunk,
+    partial: *mut f32,
+) {
     let width = padded_head_dim(task.head_dim);
     let value_bytes = if widens::<S, E>(task.rows * task.group) { 0 } else { LANES * width * E::BYTES };
     for query in 0..task.rows * task.group {
@@ -400,12 +415,17 @@ unsafe fn weights<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Mem
             if E::SCALED {
                 score = S::mul(score, S::load(chunk.key_scales[vector]));
             }
+            if RULES {
+                let own = *task.positions.add(query / task.group) as usize;
+                let distance = (chunk.start + begin) as f32 - own as f32;
+                score = task.rules.apply::<S>(query % task.group, distance, score);
+            }
             let whole = first <= begin && begin + LANES <= last;
             if !whole {
                 let unseen = S::splat(f32::NEG_INFINITY);
                 score = S::select_range(first.saturating_sub(begin), (last - begin).min(LANES), score, unseen);
             }
-            if E::SCALED || !whole {
+            if E::SCALED || RULES || !whole {
                 S::store(to, score);
             }
             max = S::max(score, max);
@@ -534,7 +554,8 @@ unsafe fn finish<S: Simd>(task: &AttentionTask, total: *const f32) {
         let (row, head) = (query / task.group, query % task.group);
         let to = task.out.add(row * task.out_stride + head * task.head_dim);
         let from = total.add(query * (width + LANES));
-        let inverse = S::splat(1.0 / *from.add(width));
+        let sum = *from.add(width) + task.rules.sink::<S>(head, *from.add(width + 1));
+        let inverse = S::splat(1.0 / sum);
         for d in (0..task.head_dim).step_by(LANES) {
             S::store_partial(to.add(d), S::mul(S::load(from.add(d)), inverse), task.head_dim - d);
         }

@@ -8,6 +8,7 @@ use rustllm_ops::{
 
 use crate::arena::Arena;
 use crate::attend::Work;
+use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
 use crate::pack::{Layout, PackedWeight};
@@ -146,6 +147,12 @@ impl Backend for CpuBackend {
         Ok(())
     }
 
+    fn visit_rows(&self, x: &Tensor, visit: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        let view = self.view(x)?;
+        // SAFETY: the row exists, and no op writes while this one runs.
+        self.step().for_rows(view.rows, view.cols, |row| visit(row, unsafe { view.row_slice(row) }))
+    }
+
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
         kv_cache::alloc(spec, self.id)
     }
@@ -167,13 +174,7 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-        check::linear(x, weight, bias)?;
-        let packed = self.packed(weight)?;
-        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
-        let mut step = self.step();
-        let (result, to) = step.result(x.rows(), weight.out_features)?;
-        linear::linear(&mut step, self.kernels, input, packed, bias, to)?;
-        Ok(result)
+        self.linear_then(x, weight, bias, None)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -292,7 +293,15 @@ impl Backend for CpuBackend {
         let (cache, queries) = (self.cache(layer)?, self.view(q)?);
         let mut step = self.step();
         let (result, to) = step.result(q.rows(), q.cols())?;
-        attend::attend(&mut step, self.kernels, queries, cache, metadata, params, to)?;
+        let of_heads = |values: &Option<Tensor>| -> Result<*const f32> {
+            values.as_ref().map_or(Ok(std::ptr::null()), |values| Ok(self.view(values)?.row(0).cast_const()))
+        };
+        let rules = ScoreRules {
+            soft_cap: params.soft_cap,
+            alibi_slopes: of_heads(&params.alibi_slopes)?,
+            sinks: of_heads(&params.sinks)?,
+        };
+        attend::attend(&mut step, self.kernels, queries, cache, metadata, (params, rules), to)?;
         Ok(result)
     }
 
@@ -337,6 +346,53 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.linear_then(x, weight, bias, Some(activation))
+    }
+
+    fn gated_linear(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        if !linear::gates_are_panels(gate_up.out_features) {
+            return self.gated_activation(&self.linear(x, gate_up, bias)?, activation);
+        }
+        check::linear(x, gate_up, bias)?;
+        let packed = self.packed(gate_up)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), gate_up.out_features / 2)?;
+        linear::gated_linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
+        Ok(result)
+    }
+
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.soft_cap)(to.row(row), cap, to.cols) })
+    }
+
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.clamp)(to.row(row), limit, to.cols) })
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.scale)(to.row(row), factor, to.cols) })
+    }
+
     fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
         check::gather_rows(x, rows)?;
         let (from, rows) = (self.view(x)?, rows.as_slice());
@@ -351,6 +407,22 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
+    fn linear_then(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        let packed = self.packed(weight)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), weight.out_features)?;
+        linear::linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
+        Ok(result)
+    }
+
     fn norm_vectors(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(View, Option<View>)> {
         Ok((self.view(weight)?, bias.map(|bias| self.view(bias)).transpose()?))
     }

@@ -15,6 +15,31 @@ pub(crate) unsafe fn add_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
     }
 }
 
+/// `x = min(max(x, -limit), limit)`.
+#[inline(always)]
+pub(crate) unsafe fn clamp<S: Simd>(x: *mut f32, limit: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let above = S::max(S::load_partial(x.add(i), n - i), S::splat(-limit));
+        S::store_partial(x.add(i), S::min(above, S::splat(limit)), n - i);
+    }
+}
+
+/// `x *= factor`.
+#[inline(always)]
+pub(crate) unsafe fn scale<S: Simd>(x: *mut f32, factor: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        S::store_partial(x.add(i), S::mul(S::load_partial(x.add(i), n - i), S::splat(factor)), n - i);
+    }
+}
+
+/// `x = cap * tanh(x / cap)`.
+#[inline(always)]
+pub(crate) unsafe fn soft_cap<S: Simd>(x: *mut f32, cap: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        S::store_partial(x.add(i), math::soft_cap::<S>(S::load_partial(x.add(i), n - i), cap), n - i);
+    }
+}
+
 /// `to = activation(x)`.
 #[inline(always)]
 pub(crate) unsafe fn activation<S: Simd>(activation: Activation, x: *const f32, to: *mut f32, n: usize) {

@@ -18,6 +18,7 @@ use rustllm_ops::{EncoderAttentionParams, KvCacheDType, Result};
 use crate::arena::Buffer;
 use crate::attend::{TASK_QUERIES, WORTH_SHARING};
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, scratch_len};
+use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
 use crate::kv_cache::padded_head_dim;
 use crate::simd::LANES;
@@ -201,6 +202,7 @@ pub(crate) fn attend(
             window: params.window.map_or(usize::MAX, |window| window + 1),
             ahead: params.window.unwrap_or(usize::MAX),
             positions_end: span.rows,
+            rules: ScoreRules::NONE,
             bias: bias.as_ref().map_or(std::ptr::null(), bias_of),
             bias_stride: bias.as_ref().map_or(0, |bias| bias.stride),
             keys: keys.cast(),

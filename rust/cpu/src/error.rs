@@ -4,7 +4,7 @@ use crate::Isa;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CpuError {
     /// A `RUSTLLM_ISA` that names no instruction set.
-    #[error("RUSTLLM_ISA must be one of scalar, avx2, avx512, avx512vnni, avx512bf16, neon, got {0:?}")]
+    #[error("RUSTLLM_ISA must be one of scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, got {0:?}")]
     UnknownIsa(String),
     /// An instruction set this machine lacks.
     #[error("this machine cannot run {isa} kernels, it has {}", names(.available))]

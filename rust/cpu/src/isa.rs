@@ -16,6 +16,8 @@ pub enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C: x86 since Haswell and Zen.
     Avx2,
+    /// The same, and with dot products of bytes: Alder Lake, Zen 5 and later.
+    AvxVnni,
     /// AVX-512 F, BW, DQ and VL: Skylake-SP, Zen 4 and later.
     Avx512,
     /// AVX-512 with dot products of bytes: Cascade Lake, Ice Lake and later.
@@ -26,7 +28,7 @@ pub enum Isa {
     Neon,
 }
 
-const ALL: [Isa; 6] = [Isa::Scalar, Isa::Avx2, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon];
+const ALL: [Isa; 7] = [Isa::Scalar, Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni, Isa::Avx512Bf16, Isa::Neon];
 
 impl Isa {
     /// The name `RUSTLLM_ISA` knows it by.
@@ -34,6 +36,7 @@ impl Isa {
         match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
+            Self::AvxVnni => "avxvnni",
             Self::Avx512 => "avx512",
             Self::Avx512Vnni => "avx512vnni",
             Self::Avx512Bf16 => "avx512bf16",
@@ -57,6 +60,7 @@ impl Isa {
         match self {
             Self::Scalar => true,
             Self::Avx2 => avx2(),
+            Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
             Self::Avx512 => avx512(),
             Self::Avx512Vnni => vnni(),
             Self::Avx512Bf16 => vnni() && is_x86_feature_detected!("avx512bf16"),
@@ -70,7 +74,7 @@ impl Isa {
         match self {
             Self::Scalar => true,
             Self::Neon => cfg!(target_arch = "aarch64"),
-            Self::Avx2 | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
+            Self::Avx2 | Self::AvxVnni | Self::Avx512 | Self::Avx512Vnni | Self::Avx512Bf16 => false,
         }
     }
 
@@ -133,7 +137,7 @@ mod tests {
         let unknown = "sse9".parse::<Isa>().unwrap_err().to_string();
         assert_eq!(
             unknown,
-            "RUSTLLM_ISA must be one of scalar, avx2, avx512, avx512vnni, avx512bf16, neon, got \"sse9\""
+            "RUSTLLM_ISA must be one of scalar, avx2, avxvnni, avx512, avx512vnni, avx512bf16, neon, got \"sse9\""
         );
         let foreign = if cfg!(target_arch = "aarch64") { Isa::Avx2 } else { Isa::Neon };
         let message = foreign.require().unwrap_err().to_string();

@@ -7,12 +7,15 @@
 use rustllm_ops::{Activation, DType, KvCacheDType, WeightFormat};
 
 use crate::Isa;
-use crate::attention::{AttentionTask, Tiles};
+use crate::attention::{self, AttentionTask};
 use crate::attention_tile::{CacheBf16, CacheF16, CacheF32, CacheInt8, Rows, Step};
 use crate::gemm::{
     Bf16, F16, F32, InputsTask, Int4, Int8, LinearTask, PlainF32, Quantized, RoundedBf16, RoundedF16, Widening,
 };
 use crate::simd::*;
+
+/// Computes a share of a linear layer, as [`LinearTask`] says.
+pub(crate) type LinearKernel = unsafe fn(&LinearTask);
 
 /// Declares the struct of function pointers and, for one instruction set, its filling.
 macro_rules! tables {
@@ -20,8 +23,8 @@ macro_rules! tables {
         /// Kernels compiled for one instruction set. Each is unsafe as its generic source says.
         #[derive(Debug, Clone, Copy)]
         pub(crate) struct Kernels {
-            /// Panels of a linear layer's register tile by its number of rows.
-            pub(crate) tile_panels: TilePanels,
+            tiles: Tiles,
+            grouped_tiles: Tiles,
             /// Activations of two elements a word for bfloat16 weights.
             pub(crate) pairs_bf16: bool,
             $(pub(crate) $name: unsafe fn($($ty),*),)*
@@ -39,8 +42,12 @@ macro_rules! tables {
                             unsafe { crate::$module::$kernel::<$simd $(, $param)?>($($arg),*) }
                         }
                     )*
-                    pub(super) const KERNELS: Kernels =
-                        Kernels { tile_panels: $simd::TILE_PANELS, pairs_bf16: false, $($name,)* };
+                    pub(super) const KERNELS: Kernels = Kernels {
+                        tiles: $simd::TILES,
+                        grouped_tiles: $simd::GROUPED_TILES,
+                        pairs_bf16: false,
+                        $($name,)*
+                    };
                 }
             };
         }
@@ -84,6 +91,9 @@ tables! {
     rms_norm = norm::rms_norm(x: *const f32, weight: *const f32, to: *mut f32, n: usize, eps: f32);
     layer_norm = norm::layer_norm(x: *const f32, weight: *const f32, bias: *const f32, to: *mut f32, n: usize, eps: f32);
     add_assign = elementwise::add_assign(x: *mut f32, y: *const f32, n: usize);
+    clamp = elementwise::clamp(x: *mut f32, limit: f32, n: usize);
+    scale = elementwise::scale(x: *mut f32, factor: f32, n: usize);
+    soft_cap = elementwise::soft_cap(x: *mut f32, cap: f32, n: usize);
     activation = elementwise::activation(kind: Activation, x: *const f32, to: *mut f32, n: usize);
     gated_activation =
         elementwise::gated_activation(kind: Activation, gate: *const f32, up: *const f32, to: *mut f32, n: usize);
@@ -102,34 +112,50 @@ table!(avx512, Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
 #[cfg(target_arch = "aarch64")]
 table!(neon, Neon, "neon");
 
-/// AVX-512's kernels, but for the integer linear layers.
+/// The kernels of `$base`, but for the integer linear layers, which have `vpdpbusd`.
 #[cfg(target_arch = "x86_64")]
-mod avx512vnni {
-    use super::*;
-    use crate::gemm::{Vnni, linear};
+macro_rules! table_with_byte_dots {
+    ($isa:ident, $base:ident, $simd:ident, $features:literal) => {
+        mod $isa {
+            use super::*;
+            use crate::gemm::{Vnni, linear};
 
-    macro_rules! with_dot_products {
-        ($($name:ident = $kernel:path: ($($arg:ident: $ty:ty),*);)*) => {
-            $(
-                #[target_feature(enable = "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-                unsafe fn $name($($arg: $ty),*) {
-                    // SAFETY: the caller keeps the kernel's contract and has the features.
-                    unsafe { $kernel($($arg),*) }
-                }
-            )*
-            pub(super) const KERNELS: Kernels = Kernels { $($name,)* ..avx512::KERNELS };
-        };
-    }
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int8(task: &LinearTask) {
+                // SAFETY: the caller keeps the kernel's contract and has the features.
+                unsafe { linear::<$simd, Int8<Vnni>>(task) }
+            }
 
-    with_dot_products! {
-        linear_int8 = linear::<Avx512, Int8<Vnni>>: (task: &LinearTask);
-        linear_int4 = linear::<Avx512, Int4<false, Vnni>>: (task: &LinearTask);
-        linear_int4_zeros = linear::<Avx512, Int4<true, Vnni>>: (task: &LinearTask);
-        byte_dots = crate::probe::byte_dots::<Avx512, Vnni>: (iterations: usize, to: *mut f32);
-    }
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int4(task: &LinearTask) {
+                // SAFETY: as above.
+                unsafe { linear::<$simd, Int4<false, Vnni>>(task) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn linear_int4_zeros(task: &LinearTask) {
+                // SAFETY: as above.
+                unsafe { linear::<$simd, Int4<true, Vnni>>(task) }
+            }
+
+            #[target_feature(enable = $features)]
+            unsafe fn byte_dots(iterations: usize, to: *mut f32) {
+                // SAFETY: as above.
+                unsafe { crate::probe::byte_dots::<$simd, Vnni>(iterations, to) }
+            }
+
+            pub(super) const KERNELS: Kernels =
+                Kernels { linear_int8, linear_int4, linear_int4_zeros, byte_dots, ..$base::KERNELS };
+        }
+    };
 }
 
-/// The same, and the linear layer of bfloat16.
+#[cfg(target_arch = "x86_64")]
+table_with_byte_dots!(avxvnni, avx2, Avx2, "avxvnni,avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+table_with_byte_dots!(avx512vnni, avx512, Avx512, "avx512vnni,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c");
+
+/// AVX-512's with byte dots, and the linear layer of bfloat16.
 #[cfg(target_arch = "x86_64")]
 mod avx512bf16 {
     use super::*;
@@ -158,6 +184,8 @@ impl Kernels {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 => Some(&avx2::KERNELS),
             #[cfg(target_arch = "x86_64")]
+            Isa::AvxVnni => Some(&avxvnni::KERNELS),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => Some(&avx512::KERNELS),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512Vnni => Some(&avx512vnni::KERNELS),
@@ -170,8 +198,16 @@ impl Kernels {
         }
     }
 
+    /// The register tiles of a linear layer in `format`.
+    pub(crate) fn tiles(&self, format: WeightFormat) -> &Tiles {
+        match format {
+            WeightFormat::Int4 { .. } => &self.grouped_tiles,
+            WeightFormat::Dense(_) | WeightFormat::Int8 => &self.tiles,
+        }
+    }
+
     /// The linear kernel for weights in `format`.
-    pub(crate) fn linear(&self, format: WeightFormat) -> unsafe fn(&LinearTask) {
+    pub(crate) fn linear(&self, format: WeightFormat) -> LinearKernel {
         match format {
             WeightFormat::Dense(DType::F32) => self.linear_f32,
             WeightFormat::Dense(DType::F16) => self.linear_f16,
@@ -193,14 +229,14 @@ impl Kernels {
     }
 
     /// The kernels of attention's register tiles for a cache of `dtype`.
-    pub(crate) fn attention_tiles(&self, dtype: KvCacheDType) -> Tiles {
+    pub(crate) fn attention_tiles(&self, dtype: KvCacheDType) -> attention::Tiles {
         let (score, weigh) = match dtype {
             KvCacheDType::F32 => (self.score_f32, self.weigh_f32),
             KvCacheDType::F16 => (self.score_f16, self.weigh_f16),
             KvCacheDType::BF16 => (self.score_bf16, self.weigh_bf16),
             KvCacheDType::Int8 => (self.score_int8, self.weigh_int8),
         };
-        Tiles { score, weigh, score_wide: self.score_f32, weigh_wide: self.weigh_f32 }
+        attention::Tiles { score, weigh, score_wide: self.score_f32, weigh_wide: self.weigh_f32 }
     }
 
     /// The attention kernel for a cache of `dtype`.

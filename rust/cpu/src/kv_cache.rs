@@ -31,9 +31,6 @@ use crate::kernels::Kernels;
 use crate::memory::{AlignedBytes, checked_size};
 use crate::simd::{LANES, Simd};
 
-/// Bytes of a page, and of the stretch of memory that meets every set of a first-level cache.
-const PAGE: usize = 4096;
-
 /// One layer's keys and values.
 #[derive(Debug)]
 pub(crate) struct KvBlocks {
@@ -61,15 +58,11 @@ fn position_bytes(width: usize, dtype: KvCacheDType) -> usize {
 }
 
 /// Bytes of a block over all layers.
-///
-/// Blocks at a large power of two from each other would share a few sets of the second-level cache, where the keys of a context
-/// have to stay while many queries read them: such blocks are set apart by an odd number of pages.
 pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
     let widths = [spec.head_dim, padded_head_dim(spec.head_dim)];
     let position = widths.iter().map(|width| position_bytes(*width, spec.dtype)).fold(0, usize::saturating_add);
     let counts = [spec.num_layers, spec.num_kv_heads, spec.block_size];
-    let bytes = counts.iter().fold(position, |bytes, count| bytes.saturating_mul(*count));
-    if bytes >= 8 * PAGE && bytes.is_multiple_of(2 * PAGE) { bytes.saturating_add(PAGE) } else { bytes }
+    counts.iter().fold(position, |bytes, count| bytes.saturating_mul(*count))
 }
 
 impl KvBlocks {
@@ -220,8 +213,7 @@ mod tests {
                     assert_eq!(start, next, "{dtype}, heads of {head_dim}");
                     next = next.wrapping_add(if i % 2 == 0 { layers[0].key_bytes() } else { layers[0].value_bytes() });
                 }
-                let apart = block_bytes(&spec) - (next as usize - layers[0].memory.as_ptr() as usize);
-                assert!(apart == 0 || (apart == PAGE && block_bytes(&spec) % (2 * PAGE) == PAGE));
+                assert_eq!(next as usize - layers[0].memory.as_ptr() as usize, block_bytes(&spec), "{dtype}");
             }
         }
     }

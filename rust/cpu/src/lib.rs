@@ -16,6 +16,7 @@
 mod arena;
 mod attend;
 mod attention;
+mod attention_scores;
 mod attention_tile;
 mod backend;
 mod elementwise;

@@ -13,14 +13,14 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{DType, Result, WeightFormat};
+use rustllm_ops::{Activation, DType, Result, WeightFormat};
 
 use crate::arena::Buffer;
 use crate::gemm::{BLOCK_WORDS, InputsTask, LinearTask, PLAIN_GROUP_WORDS, SCRATCH_BYTES};
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, LinearKernel};
 use crate::pack::{INT4_ZERO, INT8_ZERO, Layout, PackedWeight};
-use crate::simd::{LANES, MAX_TILE_ROWS, TilePanels};
-use crate::step::Step;
+use crate::simd::{LANES, MAX_TILE_ROWS, Tiles};
+use crate::step::{Scratch, Step};
 use crate::view::View;
 
 /// Panels and rows of a task with many rows: a block of the rows' words and the task's sums stay in the second-level cache
@@ -38,33 +38,68 @@ const WORTH_SHARING: usize = 64 * 1024;
 /// Runs of rows a task keeps at least when rows are cut.
 const MIN_TASK_RUNS: usize = 4;
 
+/// Runs up to which the largest tile is best, since it needs the fewest.
+const FEW_RUNS: usize = 2;
+
 /// How a product is cut.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
     /// Rows of a run: those of a register tile.
     tile_rows: usize,
     runs: usize,
+    panels: usize,
     task_panels: usize,
     task_runs: usize,
 }
 
+/// What is multiplied: `rows` by `panels` of `in_features` columns.
+#[derive(Clone, Copy)]
+struct Shape {
+    rows: usize,
+    panels: usize,
+    in_features: usize,
+}
+
 impl Plan {
-    fn new(rows: usize, panels: usize, in_features: usize, tiles: &TilePanels, num_threads: usize) -> Self {
-        let most = (1..=MAX_TILE_ROWS).rev().find(|rows| tiles[*rows] > 0).unwrap_or(1);
+    /// The cut of `shape` for so many threads, into tasks of at most `most_panels` where rows are many.
+    fn new(shape: Shape, most_panels: usize, tiles: &Tiles, num_threads: usize) -> Self {
+        let Shape { rows, panels, in_features } = shape;
+        let most = (1..=MAX_TILE_ROWS).rev().find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
+        let most = if rows > FEW_RUNS * most { tiles.many } else { most };
         // As even as can be: seven rows are two runs of four, not one of six and one of one.
         let fewest = rows.div_ceil(rows.div_ceil(most));
-        let tile_rows = (fewest..=most).find(|rows| tiles[*rows] > 0).unwrap_or(1);
+        let tile_rows = (fewest..=most).find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
         let runs = rows.div_ceil(tile_rows);
         let shared = rows * panels * LANES * in_features >= WORTH_SHARING && num_threads > 1;
         let wanted = if shared { num_threads * TASKS_PER_THREAD } else { 1 };
         // Whole register tiles.
-        let mut task_panels = panels.div_ceil(wanted).next_multiple_of(4);
+        let width = tiles.panels[tile_rows].max(1);
+        let mut task_panels = panels.div_ceil(wanted).next_multiple_of(width);
         if runs > 1 {
-            task_panels = task_panels.min(MAX_TASK_PANELS);
+            task_panels = task_panels.min(most_panels / width * width);
         }
         let spread = wanted.div_ceil(panels.div_ceil(task_panels)).min(runs / MIN_TASK_RUNS);
         let row_tasks = spread.max(rows.div_ceil(MAX_TASK_ROWS));
-        Self { tile_rows, runs, task_panels, task_runs: runs.div_ceil(row_tasks) }
+        Self { tile_rows, runs, panels, task_panels, task_runs: runs.div_ceil(row_tasks) }
+    }
+
+    fn row_tasks(&self) -> usize {
+        self.runs.div_ceil(self.task_runs)
+    }
+
+    fn num_tasks(&self) -> usize {
+        self.row_tasks() * self.panels.div_ceil(self.task_panels)
+    }
+
+    /// What task `index` computes of a product of `rows` rows and `cols` columns.
+    fn part(&self, index: usize, rows: usize, cols: usize) -> Part {
+        let (panel, run) = (index / self.row_tasks() * self.task_panels, index % self.row_tasks() * self.task_runs);
+        Part {
+            run,
+            rows: (self.task_runs * self.tile_rows).min(rows - run * self.tile_rows),
+            panel,
+            cols: (self.task_panels * LANES).min(cols - panel * LANES),
+        }
     }
 }
 
@@ -145,48 +180,148 @@ impl Inputs {
     }
 }
 
-/// `y = x @ weight.T + bias`. Shapes are checked; `bias` is as long as a row of `y`.
+/// A product that is ready to be computed, part by part.
+struct Product<'a> {
+    kernel: LinearKernel,
+    inputs: Inputs,
+    weight: &'a PackedWeight,
+    bias: Option<View>,
+    scratch: Scratch,
+}
+
+/// A part of a product: `rows` rows from run `run` on, `cols` outputs from panel `panel` on.
+#[derive(Clone, Copy)]
+struct Part {
+    run: usize,
+    rows: usize,
+    panel: usize,
+    cols: usize,
+}
+
+impl<'a> Product<'a> {
+    fn new(
+        step: &mut Step,
+        kernels: &Kernels,
+        x: View,
+        weight: &'a PackedWeight,
+        bias: Option<View>,
+        plan: &Plan,
+    ) -> Result<Self> {
+        let layout = weight.layout();
+        let inputs = Inputs::pack(step, kernels, x, layout, plan)?;
+        let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
+        Ok(Self { kernel: kernels.linear(layout.format), inputs, weight, bias, scratch })
+    }
+
+    /// Computes `part` into rows of `y`, `y_stride` elements apart.
+    ///
+    /// # Safety
+    /// The part is inside the product, `y` is valid for it and the caller's alone, and `worker` is this thread's number.
+    unsafe fn compute(&self, worker: usize, part: Part, y: *mut f32, y_stride: usize) {
+        let (layout, inputs) = (self.weight.layout(), &self.inputs);
+        let col = part.panel * LANES;
+        let task = LinearTask {
+            x: inputs.run(part.run),
+            words: inputs.words,
+            tile_rows: inputs.tile_rows,
+            rows: part.rows,
+            row_scales: inputs.row_scales(part.run),
+            offsets: inputs.offsets(part.run),
+            weights: self.weight.as_ptr().wrapping_add(part.panel * layout.panel_bytes()),
+            panel_bytes: layout.panel_bytes(),
+            group_words: inputs.group_words,
+            col_scales: self.weight.scales().wrapping_add(col),
+            y,
+            y_stride,
+            cols: part.cols,
+            bias: self.bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const().wrapping_add(col)),
+            scratch: self.scratch.of(worker).cast(),
+        };
+        // SAFETY: inputs and weights have the sizes named, y is the caller's promise, the scratch is the worker's, and the
+        // kernels were chosen among those the machine runs.
+        unsafe { (self.kernel)(&task) };
+    }
+}
+
+/// `y = activation(x @ weight.T + bias)`. Shapes are checked; `bias` is as long as a row of `y`.
 pub(crate) fn linear(
     step: &mut Step,
     kernels: &Kernels,
     x: View,
-    weight: &PackedWeight,
-    bias: Option<View>,
+    (weight, bias): (&PackedWeight, Option<View>),
+    activation: Option<Activation>,
     y: View,
 ) -> Result<()> {
     let layout = weight.layout();
     if x.rows == 0 || layout.out_features == 0 {
         return Ok(());
     }
-    let plan = Plan::new(x.rows, layout.panels(), layout.in_features, &kernels.tile_panels, step.pool.num_threads());
-    let inputs = Inputs::pack(step, kernels, x, layout, &plan)?;
-    let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
-    let row_tasks = plan.runs.div_ceil(plan.task_runs);
-    let panel_tasks = layout.panels().div_ceil(plan.task_panels);
-    let kernel = kernels.linear(layout.format);
-    step.run(row_tasks * panel_tasks, |worker, index| {
-        let (panel, run) = (index / row_tasks * plan.task_panels, index % row_tasks * plan.task_runs);
-        let (row, col) = (run * plan.tile_rows, panel * LANES);
-        let task = LinearTask {
-            x: inputs.run(run),
-            words: inputs.words,
-            tile_rows: plan.tile_rows,
-            rows: (plan.task_runs * plan.tile_rows).min(x.rows - row),
-            row_scales: inputs.row_scales(run),
-            offsets: inputs.offsets(run),
-            weights: weight.as_ptr().wrapping_add(panel * layout.panel_bytes()),
-            panel_bytes: layout.panel_bytes(),
-            group_words: inputs.group_words,
-            col_scales: weight.scales().wrapping_add(col),
-            y: y.row(row).wrapping_add(col),
-            y_stride: y.stride,
-            cols: (plan.task_panels * LANES).min(layout.out_features - col),
-            bias: bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const().wrapping_add(col)),
-            scratch: scratch.of(worker).cast(),
-        };
-        // SAFETY: inputs, weights and y have the sizes named; tasks' rows and columns are their own, the scratch is the
-        // worker's, and the kernels were chosen among those the machine runs.
-        unsafe { kernel(&task) };
+    let shape = Shape { rows: x.rows, panels: layout.panels(), in_features: layout.in_features };
+    let plan = Plan::new(shape, MAX_TASK_PANELS, kernels.tiles(layout.format), step.pool.num_threads());
+    let product = Product::new(step, kernels, x, weight, bias, &plan)?;
+    step.run(plan.num_tasks(), |worker, index| {
+        let part = plan.part(index, x.rows, layout.out_features);
+        let to = y.row(part.run * plan.tile_rows).wrapping_add(part.panel * LANES);
+        // SAFETY: parts lie inside the product and do not overlap.
+        unsafe { product.compute(worker, part, to, y.stride) };
+        let Some(activation) = activation else { return };
+        for row in 0..part.rows {
+            let to = to.wrapping_add(row * y.stride);
+            // SAFETY: as above, while the task's sums are in its caches.
+            unsafe { (kernels.activation)(activation, to, to, part.cols) };
+        }
+    })
+}
+
+/// Whether [`gated_linear`] can compute with a weight of `out_features` rows: gate and up begin with a panel.
+pub(crate) fn gates_are_panels(out_features: usize) -> bool {
+    out_features.is_multiple_of(2 * LANES)
+}
+
+/// `y = activation(gate) * up`, gate and up the halves of `x @ weight.T + bias`, which never leave a thread's caches.
+///
+/// Shapes are checked, and [`gates_are_panels`].
+///
+/// ```text
+///                 gate panels         up panels
+///               ┌──┬──┬──┬──┐       ┌──┬──┬──┬──┐     a task computes the same columns of both into scratch,
+///    x  ──►     │  │▓▓│  │  │       │  │▓▓│  │  │     then their outputs
+///               └──┴──┴──┴──┘       └──┴──┴──┴──┘
+/// ```
+pub(crate) fn gated_linear(
+    step: &mut Step,
+    kernels: &Kernels,
+    x: View,
+    (weight, bias): (&PackedWeight, Option<View>),
+    activation: Activation,
+    y: View,
+) -> Result<()> {
+    let layout = weight.layout();
+    if x.rows == 0 || y.cols == 0 {
+        return Ok(());
+    }
+    let up = layout.panels() / 2;
+    let shape = Shape { rows: x.rows, panels: up, in_features: layout.in_features };
+    let plan = Plan::new(shape, MAX_TASK_PANELS / 2, kernels.tiles(layout.format), step.pool.num_threads());
+    let product = Product::new(step, kernels, x, weight, bias, &plan)?;
+    let width = plan.task_panels * LANES;
+    let sums = step.scratch(2 * width * plan.task_runs * plan.tile_rows)?;
+    step.run(plan.num_tasks(), |worker, index| {
+        let part = plan.part(index, x.rows, y.cols);
+        let sums = sums.of(worker);
+        // SAFETY: both parts lie inside the product; the scratch holds as many rows of twice the width and is the worker's.
+        unsafe {
+            product.compute(worker, part, sums, 2 * width);
+            product.compute(worker, Part { panel: up + part.panel, ..part }, sums.add(width), 2 * width);
+        }
+        for row in 0..part.rows {
+            let to = y.row(part.run * plan.tile_rows + row).wrapping_add(part.panel * LANES);
+            // SAFETY: as above; parts of `y` do not overlap.
+            unsafe {
+                let gate = sums.add(row * 2 * width);
+                (kernels.gated_activation)(activation, gate, gate.add(width), to, part.cols);
+            }
+        }
     })
 }
 
@@ -196,10 +331,10 @@ mod tests {
 
     #[test]
     fn plans_cover_and_share() {
-        let tiles = [0, 4, 4, 4, 4, 0, 4];
-        let plan = |rows, panels, k, threads| {
-            let Plan { tile_rows, runs, task_panels, task_runs } = Plan::new(rows, panels, k, &tiles, threads);
-            (tile_rows, runs, task_panels, task_runs)
+        let tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 4, 0, 3], many: 8 };
+        let plan = |rows, panels, in_features, threads| {
+            let plan = Plan::new(Shape { rows, panels, in_features }, MAX_TASK_PANELS, &tiles, threads);
+            (plan.tile_rows, plan.runs, plan.task_panels, plan.task_runs)
         };
         // A small product stays on one thread; one thread reads a single row's weights in one go.
         assert_eq!(plan(1, 8, 128, 2), (1, 1, 8, 1));
@@ -207,10 +342,28 @@ mod tests {
         // Decode: four tasks a thread.
         assert_eq!(plan(1, 304, 896, 2), (1, 1, 40, 1));
         assert_eq!(plan(5, 304, 896, 2), (6, 1, 40, 1));
-        // Two runs of four, not one of six and one of one.
-        assert_eq!(plan(7, 304, 896, 2), (4, 2, 16, 2));
+        // Two runs of six, not one of eight and one of one; whole tiles of three panels.
+        assert_eq!(plan(9, 304, 896, 2), (6, 2, 16, 2));
+        assert_eq!(plan(16, 304, 896, 2), (8, 2, 15, 2));
         // Prefill: at most sixteen panels and 256 rows; fewer rows where panels do not suffice.
-        assert_eq!(plan(512, 304, 896, 2), (6, 86, 16, 43));
-        assert_eq!(plan(512, 56, 4864, 16), (6, 86, 4, 18));
+        assert_eq!(plan(512, 304, 896, 2), (8, 64, 15, 32));
+        assert_eq!(plan(512, 56, 4864, 16), (8, 64, 3, 16));
+    }
+
+    #[test]
+    fn parts_cover_a_product_once() {
+        let tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 4, 0, 3], many: 8 };
+        for (rows, cols) in [(1usize, 70usize), (9, 1000), (16, 15), (300, 4864)] {
+            let shape = Shape { rows, panels: cols.div_ceil(LANES), in_features: 900 };
+            let plan = Plan::new(shape, MAX_TASK_PANELS / 2, &tiles, 3);
+            let mut computed = vec![0; rows * cols];
+            for part in (0..plan.num_tasks()).map(|index| plan.part(index, rows, cols)) {
+                for row in 0..part.rows {
+                    let from = (part.run * plan.tile_rows + row) * cols + part.panel * LANES;
+                    computed[from..from + part.cols].iter_mut().for_each(|count| *count += 1);
+                }
+            }
+            assert!(computed.iter().all(|count| *count == 1), "{rows} x {cols}");
+        }
     }
 }

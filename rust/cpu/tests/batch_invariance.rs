@@ -66,6 +66,25 @@ fn linear() {
 }
 
 #[test]
+fn fused_linear() {
+    for format in FORMATS {
+        for (k, n) in [(515, 48), (64, 23), (130, 1104)] {
+            let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
+            check(&format!("gated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.gated_linear(&x, &weight, Some(&bias), Activation::Silu)))
+            });
+            check(&format!("activated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.activated_linear(&x, &weight, Some(&bias), Activation::Gelu)))
+            });
+        }
+    }
+}
+
+#[test]
 fn norms() {
     let cols = 1029;
     check(
@@ -149,7 +168,7 @@ fn rotary() {
         5 * 72,
         |_| true,
         |backend| {
-            let rope = RopeTable::new(backend, 130, 48, 10_000.0, None)?;
+            let rope = RopeTable::unscaled(backend, 130, 48, 10_000.0)?;
             Ok(Box::new(move |mut x, positions| {
                 backend.rotary(&mut x, &rope, &backend.indices(positions.to_vec())?, 72)?;
                 Ok(x)
@@ -166,7 +185,7 @@ fn chunked(
     chunks: &[usize],
     table: &[u32],
 ) -> Result<Vec<Vec<u32>>> {
-    let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.params;
+    let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.shape;
     let spec = KvCacheSpec {
         num_layers: 1,
         num_kv_heads,
@@ -178,6 +197,7 @@ fn chunked(
     let cache = backend.alloc_kv_cache(&spec)?;
     let (kv, q) = (num_kv_heads * head_dim, num_heads * head_dim);
     let (keys, values, queries) = (numbers(len * kv, 1), numbers(len * kv, 2), numbers(len * q, 3));
+    let params = case.params(backend)?;
     let mut rows = Vec::new();
     let mut start = 0;
     for chunk in chunks {
@@ -193,10 +213,7 @@ fn chunked(
         };
         let part = |values: &[f32], width: usize| backend.tensor(&values[start * width..end * width], *chunk, width);
         backend.write_kv(&part(&keys, kv)?, &part(&values, kv)?, cache.layer(0), &metadata)?;
-        rows.extend(rows_of(
-            backend,
-            &backend.attention(&part(&queries, q)?, cache.layer(0), &metadata, &case.params)?,
-        )?);
+        rows.extend(rows_of(backend, &backend.attention(&part(&queries, q)?, cache.layer(0), &metadata, &params)?)?);
         start = end;
     }
     Ok(bits(rows))

@@ -1,5 +1,6 @@
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::mem;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_core::{PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
@@ -40,13 +41,31 @@ pub(crate) struct ModelRunner {
     backend: Arc<dyn Backend>,
     model: Box<dyn Model>,
     kv_cache: KvCache,
-    sampler: Sampler,
+    samplers: Samplers,
     /// For a model that is pooled.
     pooling: Option<PoolingRunner>,
     eos_token_ids: Vec<u32>,
     logprobs_mode: LogprobsMode,
     /// What is kept of unfinished sequences from step to step, for those that need it.
     states: HashMap<SeqId, SequenceState>,
+}
+
+/// As many samplers as ever sampled at once: one for each thread.
+#[derive(Debug, Default)]
+struct Samplers(Mutex<Vec<Sampler>>);
+
+impl Samplers {
+    fn with<T>(&self, sample: impl FnOnce(&mut Sampler) -> T) -> T {
+        let mut sampler = lock(&self.0).pop().unwrap_or_default();
+        let sampled = sample(&mut sampler);
+        lock(&self.0).push(sampler);
+        sampled
+    }
+}
+
+/// A thread that panicked leaves nothing half done here: values are replaced whole.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Debug, Default)]
@@ -69,7 +88,7 @@ impl ModelRunner {
             backend,
             model,
             kv_cache,
-            sampler: Sampler::default(),
+            samplers: Samplers::default(),
             pooling,
             eos_token_ids,
             logprobs_mode,
@@ -210,20 +229,27 @@ impl ModelRunner {
         }
         let last_rows = sampling.iter().map(|i| starts[i + 1] - 1).collect();
         let logits = self.logits(hidden, self.backend.indices(last_rows)?)?;
-        let Self { backend, sampler, eos_token_ids, logprobs_mode, states, .. } = self;
-        backend.read_rows(&logits, &mut |row, logits| {
+        let penalties = |i: &usize| mem::take(&mut self.states.entry(scheduled[*i].0.seq_id).or_default().penalties);
+        let jobs: Vec<_> = sampling.iter().map(penalties).map(|penalties| Mutex::new((penalties, None))).collect();
+        self.backend.visit_rows(&logits, &|row, logits| {
             let sequence = scheduled[sampling[row]].1;
-            let state = states.entry(sequence.seq_id()).or_default();
             let input = SamplerInput {
                 params: sequence.params(),
                 prompt_token_ids: sequence.prompt_token_ids(),
                 output_token_ids: sequence.output_token_ids(),
-                eos_token_ids,
+                eos_token_ids: &self.eos_token_ids,
                 seed: sequence.seed(),
-                logprobs_mode: *logprobs_mode,
+                logprobs_mode: self.logprobs_mode,
             };
-            rows[sampling[row]].sampled = Some(sampler.sample(logits, &input, &mut state.penalties));
-        })
+            let (penalties, sampled) = &mut *lock(&jobs[row]);
+            *sampled = Some(self.samplers.with(|sampler| sampler.sample(logits, &input, penalties)));
+        })?;
+        for (i, job) in sampling.into_iter().zip(jobs) {
+            let (penalties, sampled) = job.into_inner().unwrap_or_else(PoisonError::into_inner);
+            rows[i].sampled = sampled;
+            self.states.entry(scheduled[i].0.seq_id).or_default().penalties = penalties;
+        }
+        Ok(())
     }
 
     /// The logprobs of the prompt's tokens up to and including those that this chunk of it predicts.
@@ -244,7 +270,7 @@ impl ModelRunner {
         let start = entry.num_computed_tokens;
         let end = (start + entry.num_tokens).min(prompt.len() - 1);
         let state = self.states.entry(entry.seq_id).or_default();
-        let mut entries = std::mem::take(&mut state.prompt_logprobs);
+        let mut entries = mem::take(&mut state.prompt_logprobs);
         entries.resize_with(entries.len().max(1), || None);
         // A preempted prompt starts over.
         entries.truncate(start + 1);
@@ -253,15 +279,17 @@ impl ModelRunner {
             let to = (from + PROMPT_LOGPROBS_ROWS).min(end);
             let wanted = (from..to).map(|position| first_row + (position - start) as u32).collect();
             let logits = self.logits(hidden, self.backend.indices(wanted)?)?;
-            let Self { backend, sampler, .. } = &mut *self;
-            backend.read_rows(&logits, &mut |row, logits| match sampler.prompt_logprobs(
-                logits,
-                prompt[from + row + 1],
-                top,
-            ) {
-                Ok(logprobs) => entries.push(Some(logprobs)),
-                Err(error) => failed = Some(error),
-            })?;
+            let score = |row: usize, logits: &[f32]| {
+                self.samplers.with(|sampler| sampler.prompt_logprobs(logits, prompt[from + row + 1], top))
+            };
+            let scored: Vec<_> = (from..to).map(|_| Mutex::new(None)).collect();
+            self.backend.visit_rows(&logits, &|row, logits| *lock(&scored[row]) = Some(score(row, logits)))?;
+            for logprobs in scored.iter().filter_map(|scored| lock(scored).take()) {
+                match logprobs {
+                    Ok(logprobs) => entries.push(Some(logprobs)),
+                    Err(error) => failed = Some(error),
+                }
+            }
         }
         Ok(failed.map_or(Ok(entries), Err))
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use rustllm_ops::Activation;
 
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, FeedForward, Head, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
 use crate::loader::Loader;
 use crate::registry::EncoderHead;
 use crate::{LoadError, bert};
@@ -19,7 +19,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
     };
     let groups =
         (0..config.shared.groups).map(|group| (0..config.shared.layers).map(|layer| stored(group, layer)).collect());
-    let groups: Vec<Vec<Arc<PostNormBlock>>> = groups.collect::<Result<_, LoadError>>()?;
+    let groups: Vec<Vec<Arc<EncoderPostNormBlock>>> = groups.collect::<Result<_, LoadError>>()?;
     // A group's layers run one after another wherever the group does.
     let used = (0..config.num_layers).flat_map(|layer| &groups[layer * groups.len() / config.num_layers]);
     Ok(Encoder {
@@ -32,12 +32,12 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
     })
 }
 
-fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<PostNormBlock, LoadError> {
+fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<EncoderPostNormBlock, LoadError> {
     let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
     let attention = loader.child("attention");
-    Ok(PostNormBlock {
+    Ok(EncoderPostNormBlock {
         attention: EncoderAttention {
-            qkv: attention.fused_linear(&["query", "key", "value"].map(|name| (name, hidden)), hidden, true)?,
+            qkv: attention.joined_linear(&["query", "key", "value"].map(|name| (name, hidden)), hidden, true)?,
             output: attention.linear("dense", hidden, hidden, true)?,
             rope: None,
             params: config.attention_params(),

@@ -5,7 +5,7 @@ use rustllm_ops::Activation;
 
 use crate::LoadError;
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, FeedForward, Head, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
 use crate::loader::Loader;
 use crate::registry::EncoderHead;
 
@@ -25,9 +25,9 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, 
     let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
     let attention = loader.child("attention");
     let qkv = ["query", "key", "value"].map(|name| (name, hidden));
-    Ok(Box::new(PostNormBlock {
+    Ok(Box::new(EncoderPostNormBlock {
         attention: EncoderAttention {
-            qkv: attention.child("self").fused_linear(&qkv, hidden, true)?,
+            qkv: attention.child("self").joined_linear(&qkv, hidden, true)?,
             output: attention.linear("output.dense", hidden, hidden, true)?,
             rope: None,
             params: config.attention_params(),

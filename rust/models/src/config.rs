@@ -21,9 +21,8 @@ use serde_json::{Map, Value};
 
 use crate::LoadError;
 use crate::registry::{self, Architecture, Found};
+use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
-
-pub use rope::RopeConfig;
 
 /// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,30 +33,22 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width inside a feed-forward layer.
-    pub intermediate_size: usize,
-    /// Query heads of a layer.
-    pub num_heads: usize,
-    /// Key/value heads of a layer; divides `num_heads`.
-    pub num_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
+    /// Width of a token's embedding; projected to and from `hidden_size` where it is another.
+    pub embedding_size: usize,
+    /// How a layer's attention and feed-forward are put together, where a family's models differ in it.
+    pub block: BlockKind,
+    /// What all attention layers have in common.
+    pub attention: AttentionConfig,
+    /// The feed-forward layers.
+    pub feed_forward: FeedForwardConfig,
+    /// The norms.
+    pub norm: NormConfig,
     /// What differs from layer to layer, one entry each.
     pub layers: Vec<LayerConfig>,
-    /// Non-linearity of the feed-forward layers.
-    pub hidden_act: Activation,
-    /// Added to the variance under a norm's root.
-    pub norm_eps: f32,
-    /// Rotary positions, if the model has them.
-    pub rope: Option<RopeConfig>,
-    /// Whether each query and key head is normed before it rotates.
-    pub qk_norm: bool,
-    /// Whether the query, key and value projections have biases.
-    pub qkv_bias: bool,
-    /// Whether attention's output projection has a bias.
-    pub attention_output_bias: bool,
-    /// Whether the feed-forward projections have biases.
-    pub mlp_bias: bool,
+    /// Factors between the parts.
+    pub multipliers: Multipliers,
+    /// What logits are kept below in magnitude, by a tanh.
+    pub logit_soft_cap: Option<f32>,
     /// Whether the output projection is the embedding.
     pub tie_word_embeddings: bool,
     /// Rows of a learned position table, or the context a rotary model was configured for.
@@ -70,13 +61,112 @@ pub struct ModelConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-/// What one attention layer does differently from the next.
+/// Attention's shape, and what is done to queries, keys and scores.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AttentionConfig {
+    /// Query heads of a layer.
+    pub num_heads: usize,
+    /// Key/value heads of a layer; divides `num_heads`.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Whether the query, key and value projections have biases.
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias.
+    pub output_bias: bool,
+    /// What of queries and keys is normed before it rotates, if anything.
+    pub qk_norm: Option<QkNorm>,
+    /// What scores are kept below in magnitude, by a tanh.
+    pub soft_cap: Option<f32>,
+    /// What each query head's scores lose with every position between query and key, if the model has ALiBi.
+    pub alibi_slopes: Option<Vec<f32>>,
+    /// What queries, keys and values are kept within, in magnitude.
+    pub clip_qkv: Option<f32>,
+}
+
+/// How the attention and the feed-forward of a layer are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// One after the other, each on a norm of the stream.
+    PreNorm,
+    /// One after the other, each followed by a norm of the stream, which then starts anew.
+    PostNorm,
+    /// Side by side on the stream as it was before the layer.
+    Parallel {
+        /// Whether one norm serves both; else each has its own.
+        shared_norm: bool,
+    },
+}
+
+/// What a norm of queries and keys is taken over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QkNorm {
+    /// Each head, all with the same weight.
+    Head,
+    /// All heads of a token together.
+    Row,
+}
+
+/// The feed-forward layers.
 #[derive(Debug, Clone, Copy, PartialEq)]
+pub struct FeedForwardConfig {
+    /// Width inside.
+    pub intermediate_size: usize,
+    /// Non-linearity.
+    pub activation: Activation,
+    /// Whether the projections have biases.
+    pub bias: bool,
+}
+
+/// The norms of a model, all of one kind.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct NormConfig {
+    /// What is computed.
+    pub kind: NormKind,
+    /// Added to the variance under the root.
+    pub eps: f32,
+}
+
+/// What a norm computes from its weight, and its bias.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// Root mean square (arXiv:1910.07467).
+    Rms,
+    /// The same, scaled by the weight plus one (Gemma's).
+    RmsPlusOne,
+    /// Mean and variance (arXiv:1607.06450).
+    Layer {
+        /// Whether there is a bias.
+        bias: bool,
+    },
+}
+
+/// Factors that a model puts between its parts; 1 changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Multipliers {
+    /// On the embeddings.
+    pub embedding: f32,
+    /// On what every layer adds to the residual stream.
+    pub residual: f32,
+    /// On the logits.
+    pub logits: f32,
+}
+
+impl Default for Multipliers {
+    fn default() -> Self {
+        Self { embedding: 1.0, residual: 1.0, logits: 1.0 }
+    }
+}
+
+/// What one attention layer does differently from the next.
+#[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
     /// Factor on the attention scores.
     pub attention_scale: f32,
     /// Positions a token sees, itself included; all before it when `None`.
     pub sliding_window: Option<usize>,
+    /// Rotary positions, if the layer has them.
+    pub rope: Option<RopeConfig>,
 }
 
 impl ModelConfig {
@@ -112,22 +202,32 @@ impl ModelConfig {
 
     /// Columns of all query heads.
     pub fn q_size(&self) -> usize {
-        self.num_heads * self.head_dim
+        self.attention.num_heads * self.attention.head_dim
     }
 
     /// Columns of all key heads, and of all value heads.
     pub fn kv_size(&self) -> usize {
-        self.num_kv_heads * self.head_dim
+        self.attention.num_kv_heads * self.attention.head_dim
+    }
+
+    /// Longest sequence where the user asks for none: all that the positions reach, but for models that compute short
+    /// contexts with other positions than long ones (LongRoPE), the short one. That is vLLM's rule.
+    pub fn default_max_model_len(&self) -> usize {
+        let short = self.layers.iter().filter_map(|layer| match layer.rope.as_ref()?.scaling {
+            Some(RopeScaling::LongRope { original_max_position, .. }) => Some(original_max_position),
+            _ => None,
+        });
+        short.fold(self.max_model_len, usize::min)
     }
 
     /// What layer `layer`'s attention computes.
     pub fn attention_params(&self, layer: usize) -> AttentionParams {
+        let AttentionConfig { num_heads, num_kv_heads, head_dim, soft_cap, .. } = self.attention;
         AttentionParams {
-            num_heads: self.num_heads,
-            num_kv_heads: self.num_kv_heads,
-            head_dim: self.head_dim,
             scale: self.layers[layer].attention_scale,
             sliding_window: self.layers[layer].sliding_window,
+            soft_cap,
+            ..AttentionParams::new(num_heads, num_kv_heads, head_dim)
         }
     }
 }

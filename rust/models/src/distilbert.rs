@@ -3,7 +3,7 @@
 use rustllm_ops::Activation;
 
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, FeedForward, Head, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock, FeedForward, Head};
 use crate::loader::Loader;
 use crate::registry::EncoderHead;
 use crate::{LoadError, bert};
@@ -20,9 +20,9 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
 fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, LoadError> {
     let (hidden, eps) = (config.hidden_size, config.norm_eps);
     let (attention, ffn) = (loader.child("attention"), loader.child("ffn"));
-    Ok(Box::new(PostNormBlock {
+    Ok(Box::new(EncoderPostNormBlock {
         attention: EncoderAttention {
-            qkv: attention.fused_linear(&["q_lin", "k_lin", "v_lin"].map(|name| (name, hidden)), hidden, true)?,
+            qkv: attention.joined_linear(&["q_lin", "k_lin", "v_lin"].map(|name| (name, hidden)), hidden, true)?,
             output: attention.linear("out_lin", hidden, hidden, true)?,
             rope: None,
             params: config.attention_params(),

@@ -7,6 +7,11 @@
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
 //!                 stream ─► Norm ─► FeedForward ─┐
 //!                 stream ◄───────────────────────┘
+//!   SandwichBlock          a Norm after each of the two as well
+//!   PostNormBlock          a Norm after each of the two only
+//!   NormedSumBlock         a Norm of the stream after each of the two, which then starts anew
+//!   ParallelBlock          both on one Norm of the stream
+//!   TwoNormParallelBlock   each on a Norm of its own
 //! ```
 
 mod attention;
@@ -21,10 +26,10 @@ mod norm;
 mod residual;
 
 pub(crate) use attention::Attention;
-pub(crate) use block::{Block, PreNormBlock};
+pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use encoder::{Encoder, EncoderEmbedding};
-pub(crate) use encoder_block::{EncoderAttention, EncoderPreNormBlock, PostNormBlock};
+pub(crate) use encoder_block::{EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, HeadLayer};
 pub(crate) use linear::Linear;

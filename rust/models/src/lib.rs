@@ -12,11 +12,17 @@
 
 mod albert;
 mod bert;
+mod bloom;
 mod checkpoint;
+mod cohere;
 mod config;
 mod distilbert;
 mod error;
+mod falcon;
+mod gemma2;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod layers;
 mod llama;
 mod load;
@@ -24,23 +30,32 @@ mod loader;
 mod model;
 mod modernbert;
 mod mpnet;
+mod mpt;
 mod nomic_bert;
+mod olmo2;
+mod opt;
+mod phi;
 mod pooler;
 mod registry;
+mod rope;
 mod runner;
 mod sentence_transformers;
+mod starcoder2;
 
 use std::fmt;
 
 use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
-pub use config::{LayerConfig, ModelConfig, RopeConfig};
+pub use config::{
+    AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+};
 pub use error::LoadError;
 pub use load::load;
 pub use model::{ForwardBatch, ForwardContext, Model};
 pub use pooler::{Finish, PooledOutput, Pooler, Reduction};
 pub use registry::supported_architectures;
+pub use rope::{RopeConfig, RopeScaling};
 pub use runner::{Convert, PoolerOptions, Runner};
 
 /// How a model folder is loaded.
@@ -51,7 +66,7 @@ pub struct LoadOptions<'a> {
     /// What linear layers are quantized to while they are loaded. The output projection (and the embedding tied to it) is
     /// kept in eight bits then, other tables in `dtype`.
     pub quantization: Option<WeightFormat>,
-    /// Longest sequence; `None` takes what the model's positions reach, or what sentence-transformers cuts prompts to.
+    /// Longest sequence; `None` takes [`ModelConfig::default_max_model_len`], or what sentence-transformers cuts prompts to.
     pub max_model_len: Option<usize>,
     /// What the model is run for.
     pub runner: Runner,

@@ -1,68 +1,69 @@
-//! Llama (arXiv:2302.13971) and the families that differ from it by a switch: Mistral's sliding window, Qwen2's biases on
-//! queries, keys and values, Qwen3's normed heads.
+//! Llama (arXiv:2302.13971) and the families that differ from it by what their configurations say: windows (Mistral, Phi-3),
+//! biases (Qwen2, StableLM), normed heads (Qwen3), layers without positions (SmolLM3), multipliers (Granite, Gemma), other
+//! norms (Gemma, StableLM), fused projections (Phi-3). Families with another block are built from its parts.
 
-use rustllm_ops::RopeTable;
-
-use crate::layers::{Attention, Block, Decoder, Embedding, FeedForward, PreNormBlock};
+use crate::config::QkNorm;
+use crate::layers::{Attention, Block, BuildBlock, Decoder, Embedding, FeedForward, PreNormBlock};
 use crate::loader::Loader;
 use crate::{LoadError, Model, ModelConfig};
 
 pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
+    decoder(loader, config, block)
+}
+
+/// The decoder of layers that `block` builds.
+pub(crate) fn decoder(
+    loader: &Loader<'_>,
+    config: &ModelConfig,
+    block: BuildBlock,
+) -> Result<Box<dyn Model>, LoadError> {
     let base = loader.base_model("model", "embed_tokens.weight");
     let tokens = base.token_embedding("embed_tokens", config)?;
     let lm_head = loader.lm_head("lm_head", config.tie_word_embeddings, &base, ("embed_tokens", &tokens))?;
-    let rope = loader.rope(config)?;
-    let layers = base.child("layers");
-    let block = |layer| block(&layers.child(layer), config, layer, rope.clone());
-    Ok(Box::new(Decoder {
-        embedding: Embedding { tokens, positions: None },
-        blocks: (0..config.num_layers()).map(block).collect::<Result<_, _>>()?,
-        norm: base.rms_norm("norm", config.hidden_size, config.norm_eps)?,
-        lm_head,
-        num_kv_heads: config.num_kv_heads,
-        head_dim: config.head_dim,
-    }))
+    let embedding = Embedding { multiplier: loader.embedding_multiplier(config), ..Embedding::new(tokens) };
+    let blocks = base.blocks("layers", config, block)?;
+    let norm = base.norm("norm", config.hidden_size, config.norm)?;
+    Ok(Box::new(Decoder::new(config, embedding, blocks, norm, lm_head)))
 }
 
-fn block(
-    loader: &Loader<'_>,
-    config: &ModelConfig,
-    layer: usize,
-    rope: Option<RopeTable>,
-) -> Result<Box<dyn Block>, LoadError> {
-    let (hidden, eps) = (config.hidden_size, config.norm_eps);
+fn block(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Box<dyn Block>, LoadError> {
     Ok(Box::new(PreNormBlock {
-        attention_norm: loader.rms_norm("input_layernorm", hidden, eps)?,
-        attention: attention(&loader.child("self_attn"), config, layer, rope)?,
-        feed_forward_norm: loader.rms_norm("post_attention_layernorm", hidden, eps)?,
-        feed_forward: feed_forward(&loader.child("mlp"), config)?,
+        attention_norm: loader.norm("input_layernorm", config.hidden_size, config.norm)?,
+        attention: attention(loader, config, layer)?,
+        feed_forward_norm: loader.norm("post_attention_layernorm", config.hidden_size, config.norm)?,
+        feed_forward: feed_forward(loader, config)?,
     }))
 }
 
-fn attention(
-    loader: &Loader<'_>,
-    config: &ModelConfig,
-    layer: usize,
-    rope: Option<RopeTable>,
-) -> Result<Attention, LoadError> {
-    let (hidden, q, kv) = (config.hidden_size, config.q_size(), config.kv_size());
-    let head_norm = |name| loader.rms_norm(name, config.head_dim, config.norm_eps);
+/// The attention of layer `layer`.
+pub(crate) fn attention(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Attention, LoadError> {
+    let (loader, q, kv) = (loader.child("self_attn"), config.q_size(), config.kv_size());
+    let head_dim = config.attention.head_dim;
+    let norms =
+        |q, k| Ok::<_, LoadError>((loader.norm("q_norm", q, config.norm)?, loader.norm("k_norm", k, config.norm)?));
     Ok(Attention {
-        qkv: loader.fused_linear(&[("q_proj", q), ("k_proj", kv), ("v_proj", kv)], hidden, config.qkv_bias)?,
-        output: loader.linear("o_proj", hidden, q, config.attention_output_bias)?,
-        qk_norm: if config.qk_norm { Some((head_norm("q_norm")?, head_norm("k_norm")?)) } else { None },
-        rope,
+        qkv: loader.qkv_linear("qkv_proj", ["q_proj", "k_proj", "v_proj"], config, layer)?,
+        output: loader.linear("o_proj", config.hidden_size, q, config.attention.output_bias)?,
+        qk_norm: match config.attention.qk_norm {
+            None => None,
+            Some(QkNorm::Head) => Some(norms(head_dim, head_dim)?),
+            Some(QkNorm::Row) => Some(norms(q, kv)?),
+        },
+        rope: loader.rope(config, layer)?,
+        clip_qkv: None,
         params: config.attention_params(layer),
         layer,
     })
 }
 
-fn feed_forward(loader: &Loader<'_>, config: &ModelConfig) -> Result<FeedForward, LoadError> {
-    let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.mlp_bias);
+/// The gated feed-forward layer.
+pub(crate) fn feed_forward(loader: &Loader<'_>, config: &ModelConfig) -> Result<FeedForward, LoadError> {
+    let (loader, hidden) = (loader.child("mlp"), config.hidden_size);
+    let (inner, bias) = (config.feed_forward.intermediate_size, config.feed_forward.bias);
     Ok(FeedForward::Gated {
-        gate_up: loader.fused_linear(&[("gate_proj", inner), ("up_proj", inner)], hidden, bias)?,
+        gate_up: loader.fused_linear("gate_up_proj", &[("gate_proj", inner), ("up_proj", inner)], hidden, bias)?,
         down: loader.linear("down_proj", hidden, inner, bias)?,
-        activation: config.hidden_act,
+        activation: config.feed_forward.activation,
     })
 }
 

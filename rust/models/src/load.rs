@@ -79,8 +79,8 @@ impl Folder<'_> {
     }
 
     /// The longest prompt: what was asked for, or what the model and the folder say.
-    fn max_model_len(&self, requested: Option<usize>, limit: usize) -> Result<usize> {
-        let usual = self.modules.and_then(|modules| modules.max_seq_length).unwrap_or(limit).min(limit);
+    fn max_model_len(&self, requested: Option<usize>, usual: usize, limit: usize) -> Result<usize> {
+        let usual = self.modules.and_then(|modules| modules.max_seq_length).unwrap_or(usual).min(limit);
         match requested {
             None => Ok(usual),
             Some(requested) if (1..=limit).contains(&requested) => Ok(requested),
@@ -143,7 +143,8 @@ fn load_decoder(
     options: LoadOptions<'_>,
 ) -> Result<LoadedModel> {
     let mut config = ModelConfig::read(folder.dir, folder.fields, architecture)?;
-    config.max_model_len = folder.max_model_len(options.max_model_len, config.max_model_len)?;
+    let usual = config.default_max_model_len();
+    config.max_model_len = folder.max_model_len(options.max_model_len, usual, config.max_model_len)?;
     let checkpoint = Checkpoint::open(folder.dir)?;
     let dtype = options.dtype.or(config.dtype).unwrap_or_else(|| checkpoint.dtype());
     let formats = Formats::new(dtype, options.quantization);
@@ -179,7 +180,7 @@ fn load_encoder(
     options: LoadOptions<'_>,
 ) -> Result<LoadedModel> {
     let mut config = (family.config)(folder.fields, folder.name)?;
-    config.max_model_len = folder.max_model_len(options.max_model_len, config.max_model_len)?;
+    config.max_model_len = folder.max_model_len(options.max_model_len, config.max_model_len, config.max_model_len)?;
     let labels = Labels::read(folder.fields)?;
     let checkpoint = Checkpoint::open(folder.dir)?;
     let dtype = options.dtype.or(config.dtype).unwrap_or_else(|| checkpoint.dtype());

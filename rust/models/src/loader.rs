@@ -1,16 +1,19 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
 mod encoder;
+mod qkv;
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::{self, Display};
 
-use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
+use rustllm_ops::{AttentionParams, Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
-use crate::layers::{Linear, Norm};
-use crate::{LoadError, ModelConfig, RopeConfig};
+use crate::config::{FeedForwardConfig, NormConfig, NormKind};
+use crate::layers::{Attention, Block, BuildBlock, FeedForward, Linear, Norm};
+use crate::rope::RopeConfig;
+use crate::{LoadError, ModelConfig};
 
 type Result<T> = std::result::Result<T, LoadError>;
 
@@ -53,6 +56,8 @@ pub(crate) struct Loading<'a> {
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
     parameters: Cell<u64>,
+    /// Rotary tables made so far, which layers share.
+    ropes: RefCell<Vec<(RopeConfig, RopeTable)>>,
     progress: RefCell<&'a mut dyn FnMut(u64, u64)>,
 }
 
@@ -74,6 +79,7 @@ impl<'a> Loading<'a> {
             used: RefCell::default(),
             bytes: Cell::new(0),
             parameters: Cell::new(0),
+            ropes: RefCell::default(),
             progress: RefCell::new(progress),
         }
     }
@@ -106,6 +112,32 @@ impl<'a> Loading<'a> {
             (self.progress.borrow_mut())(self.total_bytes, self.total_bytes);
         }
         Ok(self.parameters.get())
+    }
+}
+
+/// Some rows of a fused weight.
+struct Part<'a> {
+    name: &'a str,
+    out_features: usize,
+    /// `(rotary_dim, head_dim)` where neighbours become halves of the rotary part of each head.
+    order: Option<(usize, usize)>,
+}
+
+impl<'a> Part<'a> {
+    fn new(name: &'a str, out_features: usize) -> Self {
+        Self { name, out_features, order: None }
+    }
+
+    /// The checkpoint's rows in the order in which they are used.
+    fn rows(&self) -> impl Iterator<Item = usize> {
+        let order = self.order;
+        (0..self.out_features).map(move |row| match order {
+            Some((rotary_dim, head_dim)) if row % head_dim < rotary_dim => {
+                let (head, element, half) = (row / head_dim * head_dim, row % head_dim, rotary_dim / 2);
+                head + 2 * (element % half) + element / half
+            }
+            _ => row,
+        })
     }
 }
 
@@ -146,30 +178,66 @@ impl<'a> Loader<'a> {
 
     /// `name.weight`, `[out_features, in_features]`, and `name.bias` if the layer has one.
     pub(crate) fn linear(&self, name: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Linear> {
-        self.fused_linear(&[(name, out_features)], in_features, bias)
+        self.side_by_side(&[Part::new(name, out_features)], in_features, bias)
     }
 
-    /// Several linear layers of one input as one, their outputs side by side.
-    pub(crate) fn fused_linear(&self, parts: &[(&str, usize)], in_features: usize, bias: bool) -> Result<Linear> {
-        self.linear_in(self.loading.formats.linear, parts, in_features, bias)
-    }
-
-    fn linear_in(
+    /// Several linear layers of one input as one, their outputs side by side: `parts`, or the tensor `fused` that a checkpoint may
+    /// have in their place.
+    pub(crate) fn fused_linear(
         &self,
-        format: WeightFormat,
+        fused: &str,
         parts: &[(&str, usize)],
         in_features: usize,
         bias: bool,
     ) -> Result<Linear> {
-        let mut matrices = Vec::with_capacity(parts.len());
-        let mut biases = Vec::new();
-        for (name, out_features) in parts {
-            matrices.push(self.matrix(&format!("{name}.weight"), *out_features, in_features)?);
+        if self.has(&format!("{fused}.weight")) {
+            return self.linear(fused, parts.iter().map(|(_, out_features)| out_features).sum(), in_features, bias);
+        }
+        let parts: Vec<_> = parts.iter().map(|(name, out_features)| Part::new(name, *out_features)).collect();
+        self.side_by_side(&parts, in_features, bias)
+    }
+
+    /// The query, key and value projections of layer `layer` as one: `parts`, or the tensor `fused`.
+    ///
+    /// Where rotary pairs are neighbours, the rows of queries and keys are put in the order in which halves pair up: a score
+    /// is the same in any order of the elements of a head.
+    pub(crate) fn qkv_linear(
+        &self,
+        fused: &str,
+        parts: [&str; 3],
+        config: &ModelConfig,
+        layer: usize,
+    ) -> Result<Linear> {
+        let (hidden, bias) = (config.hidden_size, config.attention.qkv_bias);
+        let sizes = [config.q_size(), config.kv_size(), config.kv_size()];
+        let Some(rope) = config.layers[layer].rope.as_ref().filter(|rope| rope.interleaved) else {
+            let [q, k, v] = parts;
+            return self.fused_linear(fused, &[(q, sizes[0]), (k, sizes[1]), (v, sizes[2])], hidden, bias);
+        };
+        let order = Some((rope.rotary_dim, config.attention.head_dim));
+        let part = |i: usize| Part { order: order.filter(|_| i < 2), ..Part::new(parts[i], sizes[i]) };
+        self.side_by_side(&[part(0), part(1), part(2)], hidden, bias)
+    }
+
+    fn side_by_side(&self, parts: &[Part<'_>], in_features: usize, bias: bool) -> Result<Linear> {
+        let (mut matrices, mut ordered, mut biases) = (Vec::new(), Vec::new(), Vec::new());
+        for part in parts {
+            let matrix = self.matrix(&format!("{}.weight", part.name), part.out_features, in_features)?;
+            let row_bytes = in_features * matrix.dtype.size();
+            let row = |row: usize| &matrix.bytes[row * row_bytes..(row + 1) * row_bytes];
+            ordered.push(part.order.map(|_| part.rows().flat_map(row).copied().collect::<Vec<u8>>()));
+            matrices.push(matrix);
             if bias {
-                biases.extend(self.values(&format!("{name}.bias"), *out_features)?);
+                let values = self.values(&format!("{}.bias", part.name), part.out_features)?;
+                biases.extend(part.rows().map(|row| values[row]));
             }
         }
-        self.pack(&matrices, format, bias.then_some(biases.as_slice()))
+        for (matrix, bytes) in matrices.iter_mut().zip(&ordered) {
+            if let Some(bytes) = bytes {
+                (matrix.bytes, matrix.source) = (bytes, None);
+            }
+        }
+        self.pack(&matrices, self.loading.formats.linear, bias.then_some(biases.as_slice()))
     }
 
     /// A linear layer stored as `[in_features, out_features]`, and its bias.
@@ -184,32 +252,29 @@ impl<'a> Loader<'a> {
         self.weight(name, rows, width, self.loading.formats.table)
     }
 
+    /// `name.weight`, a table of `rows` rows after `skipped` ones that no position has.
+    pub(crate) fn embedding_after(&self, name: &str, skipped: usize, rows: usize, width: usize) -> Result<Weight> {
+        let matrix = self.matrix(&format!("{name}.weight"), skipped + rows, width)?.slice(skipped..skipped + rows)?;
+        Ok(self.pack(&[matrix], self.loading.formats.table, None)?.weight)
+    }
+
     /// `name.weight`, the table of the tokens: in the output projection's format where it is the same weight.
     pub(crate) fn token_embedding(&self, name: &str, config: &ModelConfig) -> Result<Weight> {
         let Formats { table, lm_head, .. } = self.loading.formats;
         let format = if config.tie_word_embeddings && self.loading.generates { lm_head } else { table };
-        self.weight(name, config.vocab_size, config.hidden_size, format)
+        self.weight(name, config.vocab_size, config.embedding_size, format)
     }
 
     /// The output projection: `name.weight` from here, or the embedding `table` of `base` itself where `tied`.
     ///
-    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all. None for a model
-    /// that is not to generate.
-    pub(crate) fn lm_head(
-        &self,
-        name: &str,
-        tied: bool,
-        base: &Self,
-        table: (&str, &Weight),
-    ) -> Result<Option<Linear>> {
+    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all. A model that is
+    /// not to generate asks for neither, and gets the table, which costs nothing.
+    pub(crate) fn lm_head(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
         if !self.loading.generates {
             self.ignore(&format!("{name}.weight"));
-            return Ok(None);
+            self.ignore(&format!("{name}.bias"));
+            return Ok(Linear { weight: table.1.clone(), bias: None });
         }
-        self.output_projection(name, tied, base, table).map(Some)
-    }
-
-    fn output_projection(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
         let (key, source) = (self.full(name) + ".weight", base.full(table.0) + ".weight");
         let (rows, width) = (table.1.out_features, table.1.in_features);
         let (own, shared) = (self.loading.checkpoint.get(&key), self.loading.checkpoint.get(&source));
@@ -229,44 +294,109 @@ impl<'a> Loader<'a> {
         self.loading.used.borrow_mut().insert(self.full(name));
     }
 
-    /// `name.weight`, the scale of an RMS norm.
-    pub(crate) fn rms_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
-        Ok(Norm::Rms { weight: self.vector(&format!("{name}.weight"), width)?, eps })
+    /// Factor on the embeddings, rounded as the table is: models are trained with it in the table's element type.
+    pub(crate) fn embedding_multiplier(&self, config: &ModelConfig) -> f32 {
+        match self.loading.formats.table {
+            WeightFormat::Dense(dtype) => dtype.round(config.multipliers.embedding),
+            _ => config.multipliers.embedding,
+        }
     }
 
-    /// `name.weight` and `name.bias`, scale and shift of a layer norm; in the oldest checkpoints `gamma` and `beta`.
-    pub(crate) fn layer_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
-        self.layer_norm_with(name, width, eps, true)
+    /// `name.weight`, and `name.bias` if the kind of norm has one.
+    pub(crate) fn norm(&self, name: &str, width: usize, NormConfig { kind, eps }: NormConfig) -> Result<Norm> {
+        let mut weight = self.values(&format!("{name}.weight"), width)?;
+        if kind == NormKind::RmsPlusOne {
+            weight.iter_mut().for_each(|weight| *weight += 1.0);
+        }
+        let weight = self.vector(&weight)?;
+        match kind {
+            NormKind::Rms | NormKind::RmsPlusOne => Ok(Norm::Rms { weight, eps }),
+            NormKind::Layer { bias } => {
+                let bias = bias.then(|| self.vector(&self.values(&format!("{name}.bias"), width)?)).transpose()?;
+                Ok(Norm::Layer { weight, bias, eps })
+            }
+        }
     }
 
-    /// The same, its shift by switch.
-    pub(crate) fn layer_norm_with(&self, name: &str, width: usize, eps: f32, shifts: bool) -> Result<Norm> {
-        let old = self.has(&format!("{name}.gamma"));
-        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
-        let weight = self.vector(&format!("{name}.{weight}"), width)?;
-        let bias = if shifts { Some(self.vector(&format!("{name}.{bias}"), width)?) } else { None };
-        Ok(Norm::Layer { weight, bias, eps })
+    /// The output projection `linear` with `name.bias`.
+    pub(crate) fn with_bias(&self, linear: Linear, name: &str) -> Result<Linear> {
+        if !self.loading.generates {
+            return Ok(linear);
+        }
+        let values = self.values(&format!("{name}.bias"), linear.weight.out_features)?;
+        Ok(Linear { bias: Some(self.vector(&values)?), ..linear })
     }
 
-    /// The rotary tables of the configuration, if it has rotary positions.
-    pub(crate) fn rope(&self, config: &ModelConfig) -> Result<Option<RopeTable>> {
-        config.rope.map(|rope| self.rope_table(rope, config.max_model_len)).transpose()
+    /// A feed-forward layer without a gate, from its two linear layers' names.
+    pub(crate) fn feed_forward(&self, up: &str, down: &str, config: &ModelConfig) -> Result<FeedForward> {
+        let (hidden, FeedForwardConfig { intermediate_size, activation, bias }) =
+            (config.hidden_size, config.feed_forward);
+        Ok(FeedForward::Plain {
+            up: self.linear(up, intermediate_size, hidden, bias)?,
+            down: self.linear(down, hidden, intermediate_size, bias)?,
+            activation,
+        })
+    }
+
+    /// All layers, which are under `name.0.`, `name.1.` ...
+    pub(crate) fn blocks(&self, name: &str, config: &ModelConfig, block: BuildBlock) -> Result<Vec<Box<dyn Block>>> {
+        let layers = self.child(name);
+        (0..config.num_layers()).map(|layer| block(&layers.child(layer), config, layer)).collect()
+    }
+
+    /// Attention of the projection `qkv` and the output projection called `output`, with layer `layer`'s positions.
+    pub(crate) fn attention(&self, qkv: Linear, output: &str, config: &ModelConfig, layer: usize) -> Result<Attention> {
+        let output = self.linear(output, config.hidden_size, config.q_size(), config.attention.output_bias)?;
+        self.attention_of(qkv, output, config, layer)
+    }
+
+    /// Attention of its projections, with layer `layer`'s positions.
+    pub(crate) fn attention_of(
+        &self,
+        qkv: Linear,
+        output: Linear,
+        config: &ModelConfig,
+        layer: usize,
+    ) -> Result<Attention> {
+        let slopes = config.attention.alibi_slopes.as_ref();
+        let alibi_slopes = slopes.map(|slopes| self.vector(slopes)).transpose()?;
+        Ok(Attention {
+            qkv,
+            output,
+            clip_qkv: config.attention.clip_qkv,
+            qk_norm: None,
+            rope: self.rope(config, layer)?,
+            params: AttentionParams { alibi_slopes, ..config.attention_params(layer) },
+            layer,
+        })
+    }
+
+    /// The rotary tables of layer `layer`, if it has rotary positions.
+    pub(crate) fn rope(&self, config: &ModelConfig, layer: usize) -> Result<Option<RopeTable>> {
+        let rope = config.layers[layer].rope.as_ref();
+        rope.map(|rope| self.rope_table(rope, config.max_model_len)).transpose()
     }
 
     /// The rotary tables of `max_model_len` positions.
-    pub(crate) fn rope_table(&self, rope: RopeConfig, max_model_len: usize) -> Result<RopeTable> {
+    pub(crate) fn rope_table(&self, rope: &RopeConfig, max_model_len: usize) -> Result<RopeTable> {
+        let mut ropes = self.loading.ropes.borrow_mut();
+        if let Some((_, table)) = ropes.iter().find(|(made, _)| made == rope) {
+            return Ok(table.clone());
+        }
         let row_bytes = (rope.rotary_dim * size_of::<f32>()) as u64;
         let bytes = row_bytes.saturating_mul(max_model_len as u64);
         if bytes > MAX_ROPE_BYTES {
             let limit = (MAX_ROPE_BYTES / row_bytes) as usize;
             return Err(LoadError::RopeTableTooLarge { max_model_len, bytes, limit });
         }
-        Ok(RopeTable::new(self.loading.backend, max_model_len, rope.rotary_dim, rope.theta, rope.scaling)?)
+        let frequencies = rope.frequencies(max_model_len);
+        let table = RopeTable::new(self.loading.backend, max_model_len, &frequencies, rope.attention_factor())?;
+        ropes.push((rope.clone(), table.clone()));
+        Ok(table)
     }
 
-    /// A vector of `len` elements, `[1, len]`.
-    fn vector(&self, name: &str, len: usize) -> Result<Tensor> {
-        Ok(self.loading.backend.tensor(&self.values(name, len)?, 1, len)?)
+    fn vector(&self, values: &[f32]) -> Result<Tensor> {
+        Ok(self.loading.backend.tensor(values, 1, values.len())?)
     }
 
     fn weight(&self, name: &str, rows: usize, width: usize, format: WeightFormat) -> Result<Weight> {
@@ -275,7 +405,7 @@ impl<'a> Loader<'a> {
 
     fn pack(&self, matrices: &[HostMatrix<'_>], format: WeightFormat, bias: Option<&[f32]>) -> Result<Linear> {
         let backend = self.loading.backend;
-        let bias = bias.map(|values| backend.tensor(values, 1, values.len())).transpose()?;
+        let bias = bias.map(|values| self.vector(values)).transpose()?;
         Ok(Linear { weight: backend.load_weight(matrices, format)?, bias })
     }
 

@@ -15,9 +15,9 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
     let (hidden, shifts) = (config.hidden_size, config.biases.norms);
     let (embeddings, layers) = (base.child("embeddings"), base.child("layers"));
     let table = |rope| base.rope_table(rope, config.max_model_len);
-    let global = (None, config.rope.map(table).transpose()?);
+    let global = (None, config.rope.as_ref().map(table).transpose()?);
     let local = match &config.local {
-        Some(local) => (Some(local.window), Some(table(local.rope)?)),
+        Some(local) => (Some(local.window), Some(table(&local.rope)?)),
         None => global.clone(),
     };
     let is_local = |layer: usize| config.local.as_ref().is_some_and(|local| local.layers[layer]);

@@ -4,7 +4,7 @@ use rustllm_ops::EncoderAttentionParams;
 
 use crate::LoadError;
 use crate::config::encoder::EncoderConfig;
-use crate::layers::{Block, Encoder, EncoderAttention, FeedForward, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock, FeedForward};
 use crate::loader::Loader;
 
 /// Half of the bias's rows: distances to one side.
@@ -44,9 +44,9 @@ fn block(
 ) -> Result<Box<dyn Block>, LoadError> {
     let (hidden, eps) = (config.hidden_size, config.norm_eps);
     let attention = loader.child("attention.attn");
-    Ok(Box::new(PostNormBlock {
+    Ok(Box::new(EncoderPostNormBlock {
         attention: EncoderAttention {
-            qkv: attention.fused_linear(&["q", "k", "v"].map(|name| (name, hidden)), hidden, true)?,
+            qkv: attention.joined_linear(&["q", "k", "v"].map(|name| (name, hidden)), hidden, true)?,
             output: attention.linear("o", hidden, hidden, true)?,
             rope: None,
             params: params.clone(),

@@ -1,19 +1,19 @@
 //! NomicBERT (arXiv:2402.01613): BERT with rotary positions, gated feed-forward layers and few biases.
 
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, FeedForward, Head, PostNormBlock};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
 use crate::loader::Loader;
 use crate::registry::EncoderHead;
 use crate::{LoadError, bert};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
     let layers = base.child("encoder.layers");
-    let rope = config.rope.map(|rope| base.rope_table(rope, config.max_model_len)).transpose()?;
+    let rope = config.rope.as_ref().map(|rope| base.rope_table(rope, config.max_model_len)).transpose()?;
     let tables = base.child("embeddings");
     let block = |layer| -> Result<Box<dyn Block>, LoadError> {
         let (loader, hidden, inner) = (layers.child(layer), config.hidden_size, config.intermediate_size);
         let (attention, mlp) = (loader.child("attn"), loader.child("mlp"));
-        Ok(Box::new(PostNormBlock {
+        Ok(Box::new(EncoderPostNormBlock {
             attention: EncoderAttention {
                 qkv: attention.linear("Wqkv", 3 * hidden, hidden, config.biases.attention)?,
                 output: attention.linear("out_proj", hidden, hidden, config.biases.attention)?,
@@ -22,7 +22,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
             },
             attention_norm: loader.layer_norm("norm1", hidden, config.norm_eps)?,
             feed_forward: FeedForward::Gated {
-                gate_up: mlp.fused_linear(&[("fc12", inner), ("fc11", inner)], hidden, config.biases.mlp)?,
+                gate_up: mlp.joined_linear(&[("fc12", inner), ("fc11", inner)], hidden, config.biases.mlp)?,
                 down: mlp.linear("fc2", hidden, inner, config.biases.mlp)?,
                 activation: config.hidden_act,
             },

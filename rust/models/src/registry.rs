@@ -11,7 +11,10 @@ use crate::config::families;
 use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
-use crate::{LoadError, Model, ModelConfig, albert, bert, distilbert, gpt2, llama, modernbert, mpnet, nomic_bert};
+use crate::{
+    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, distilbert, falcon, gemma2, gpt_neox, gpt2, gptj,
+    llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
+};
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
 type Build = fn(&Loader<'_>, &ModelConfig) -> Result<Box<dyn Model>, LoadError>;
@@ -29,13 +32,43 @@ pub(crate) struct Architecture {
 }
 
 #[rustfmt::skip]
-const ARCHITECTURES: [Architecture; 5] = [
+const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "BloomForCausalLM", config: families::bloom, build: bloom::build, is_buffer: none },
+    Architecture { name: "CodeGenForCausalLM", config: families::codegen, build: gptj::build, is_buffer: gptj::is_buffer },
+    Architecture { name: "Cohere2ForCausalLM", config: families::cohere2, build: cohere::build, is_buffer: llama::is_buffer },
+    Architecture { name: "CohereForCausalLM", config: families::cohere, build: cohere::build, is_buffer: llama::is_buffer },
+    Architecture { name: "FalconForCausalLM", config: families::falcon, build: falcon::build, is_buffer: falcon::is_buffer },
+    Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
+    Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
+    Architecture { name: "GPTBigCodeForCausalLM", config: families::gpt_bigcode, build: gpt2::build_bigcode, is_buffer: gpt2::is_buffer },
+    Architecture { name: "GPTJForCausalLM", config: families::gptj, build: gptj::build, is_buffer: gptj::is_buffer },
+    Architecture { name: "GPTNeoXForCausalLM", config: families::gpt_neox, build: gpt_neox::build, is_buffer: gpt_neox::is_buffer },
+    Architecture { name: "GraniteForCausalLM", config: families::granite, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "LlamaForCausalLM", config: families::llama, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "MistralForCausalLM", config: families::mistral, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "MptForCausalLM", config: families::mpt, build: mpt::build, is_buffer: none },
+    Architecture { name: "Olmo2ForCausalLM", config: families::olmo2, build: olmo2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Olmo3ForCausalLM", config: families::olmo3, build: olmo2::build, is_buffer: llama::is_buffer },
+    Architecture { name: "OPTForCausalLM", config: families::opt, build: opt::build, is_buffer: none },
+    Architecture { name: "Phi3ForCausalLM", config: families::phi3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "PhiForCausalLM", config: families::phi, build: phi::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen2ForCausalLM", config: families::qwen2, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "SmolLM3ForCausalLM", config: families::smollm3, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Starcoder2ForCausalLM", config: families::starcoder2, build: starcoder2::build, is_buffer: llama::is_buffer },
 ];
+
+/// Other spellings of a name, as the authors of checkpoints wrote it before transformers did.
+const ALIASES: &[(&str, &str)] = &[("MPTForCausalLM", "MptForCausalLM")];
+
+/// Of architectures whose checkpoints store parameters only.
+fn none(_: &str) -> bool {
+    false
+}
 
 type EncoderHeads =
     for<'a> fn(EncoderHead, (&Loader<'a>, &Loader<'a>), &EncoderConfig, Labels) -> Result<Head, LoadError>;
@@ -118,15 +151,16 @@ pub(crate) enum Found {
 }
 
 impl Architecture {
-    /// The name without what it says of the head.
-    fn prefix(&self) -> &'static str {
-        CAUSAL_LM_SUFFIXES.iter().find_map(|suffix| self.name.strip_suffix(suffix)).unwrap_or(self.name)
+    /// The name without what it says of the head; `None` for one that has no names without or with another.
+    fn prefix(&self) -> Option<&'static str> {
+        CAUSAL_LM_SUFFIXES.iter().find_map(|suffix| self.name.strip_suffix(suffix))
     }
 }
 
 /// The first of `names` that is supported, and what it is.
 pub(crate) fn find<'a>(names: &[&'a str]) -> Option<(&'a str, Found)> {
-    names.iter().find_map(|name| Some((*name, find_one(name)?)))
+    let known = |name: &&'a str| ALIASES.iter().find(|(alias, _)| alias == name).map_or(*name, |(_, known)| *known);
+    names.iter().map(known).find_map(|name| Some((name, find_one(name)?)))
 }
 
 fn find_one(name: &str) -> Option<Found> {
@@ -137,7 +171,7 @@ fn find_one(name: &str) -> Option<Found> {
     let encoder = |(prefix, head)| Some(Found::Encoder(ENCODERS.iter().find(|family| family.prefix == prefix)?, head));
     let decoders = DECODER_HEADS.iter().filter_map(|(suffix, head)| Some((name.strip_suffix(suffix)?, *head)));
     let decoder = |(prefix, head)| {
-        Some(Found::Decoder(ARCHITECTURES.iter().find(|architecture| architecture.prefix() == prefix)?, head))
+        Some(Found::Decoder(ARCHITECTURES.iter().find(|architecture| architecture.prefix() == Some(prefix))?, head))
     };
     encoders.map(encoder).chain(decoders.map(decoder)).flatten().next()
 }
@@ -145,8 +179,8 @@ fn find_one(name: &str) -> Option<Found> {
 /// The `architectures` entries that load, sorted.
 pub fn supported_architectures() -> Vec<String> {
     let decoders = ARCHITECTURES.iter().flat_map(|architecture| {
-        let heads = DECODER_HEADS.iter().map(|(suffix, _)| format!("{}{suffix}", architecture.prefix()));
-        heads.chain([architecture.name.to_owned()])
+        let named = |prefix| DECODER_HEADS.iter().map(move |(suffix, _)| format!("{prefix}{suffix}"));
+        architecture.prefix().into_iter().flat_map(named).chain([architecture.name.to_owned()])
     });
     let encoders =
         ENCODERS.iter().flat_map(|family| ENCODER_HEADS.iter().map(|(suffix, _)| format!("{}{suffix}", family.prefix)));

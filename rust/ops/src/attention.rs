@@ -42,7 +42,15 @@ impl AttentionMetadata {
 }
 
 /// What a model's attention layer computes.
-#[derive(Debug, Clone, Copy, PartialEq)]
+///
+/// A row `q` at position `p` weighs the keys `k` that it sees, at positions `i`, by the softmax of
+///
+/// ```text
+///   score(i) = soft_cap * tanh(scale * q . k(i) / soft_cap) + alibi_slope * (i - p)
+/// ```
+///
+/// whose sum has one more term, of the sink, that no value belongs to. What is `None` is left out.
+#[derive(Debug, Clone)]
 pub struct AttentionParams {
     /// Query heads.
     pub num_heads: usize,
@@ -54,6 +62,28 @@ pub struct AttentionParams {
     pub scale: f32,
     /// With `Some(w)`, position `p` sees positions `p - w + 1 ..= p` only.
     pub sliding_window: Option<usize>,
+    /// What scores are kept below in magnitude (Gemma 2, arXiv:2408.00118).
+    pub soft_cap: Option<f32>,
+    /// What each query head adds to a score for every position between, `[1, num_heads]` (ALiBi, arXiv:2108.12409).
+    pub alibi_slopes: Option<Tensor>,
+    /// Score of each query head's sink, `[1, num_heads]` (arXiv:2309.17453, as gpt-oss learns them).
+    pub sinks: Option<Tensor>,
+}
+
+impl AttentionParams {
+    /// Attention to all positions before, scores scaled by `1 / sqrt(head_dim)`.
+    pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            scale: (1.0 / (head_dim as f64).sqrt()) as f32,
+            sliding_window: None,
+            soft_cap: None,
+            alibi_slopes: None,
+            sinks: None,
+        }
+    }
 }
 
 /// What an encoder's attention layer computes: a row sees the rows of its sequence on both sides.

@@ -65,6 +65,15 @@ pub trait Backend: Debug + Send + Sync {
     /// A device failure.
     fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()>;
 
+    /// Calls `visit(row, values)` once for every row of `x`, once all ops before are done: in any order, on several threads at
+    /// once where that pays. `visit` must not call ops of this backend.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn visit_rows(&self, x: &Tensor, visit: &(dyn Fn(usize, &[f32]) + Sync)) -> Result<()> {
+        self.read_rows(x, &mut |row, values| visit(row, values))
+    }
+
     /// Reserves a paged cache. Its contents are undefined until written.
     ///
     /// # Errors
@@ -190,6 +199,53 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// [`activation`](Self::activation) of a [`linear`](Self::linear): `[rows, in_features] -> [rows, out_features]`.
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.activation(&self.linear(x, weight, bias)?, activation)
+    }
+
+    /// [`gated_activation`](Self::gated_activation) of a [`linear`](Self::linear) whose weight has gate and up one after the
+    /// other: `[rows, in_features] -> [rows, out_features / 2]`.
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn gated_linear(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.gated_activation(&self.linear(x, gate_up, bias)?, activation)
+    }
+
+    /// `x = cap * tanh(x / cap)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()>;
+
+    /// `x = min(max(x, -limit), limit)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()>;
+
+    /// `x *= factor`, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()>;
 
     /// Rows `rows` of `x`, in that order.
     ///

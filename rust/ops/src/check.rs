@@ -141,6 +141,12 @@ pub fn attention(
         "attention",
         || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), spec.num_kv_heads, spec.head_dim),
     )?;
+    for (name, of_heads) in [("alibi_slopes", &params.alibi_slopes), ("sinks", &params.sinks)] {
+        of_heads.as_ref().map_or(Ok(()), |values| vector("attention", name, values, params.num_heads))?;
+    }
+    require(params.soft_cap.is_none_or(|cap| cap > 0.0), "attention", || {
+        format!("soft_cap must be above 0, got {:?}", params.soft_cap)
+    })?;
     rows("attention", "positions", &metadata.positions, q.rows())?;
     rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
     rows("attention", "block_table", &metadata.block_table, metadata.num_seqs() * metadata.max_blocks_per_seq)?;

@@ -129,6 +129,7 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     linear_cases(&mut cases);
+    fused_linear_cases(&mut cases);
     embedding_cases(&mut cases);
     norm_cases(&mut cases);
     elementwise_cases(&mut cases);
@@ -221,6 +222,35 @@ fn linear_cases(cases: &mut Vec<Case>) {
     }
 }
 
+fn fused_linear_cases(cases: &mut Vec<Case>) {
+    // Widths of gate and up that are whole vectors, and one that is not; rows of one register tile, of several and of several tasks.
+    let shapes = [(1, 64, 16), (6, 333, 48), (8, 70, 23), (24, 129, 80), (300, 40, 272)];
+    for format in FORMATS {
+        for (rows, k, n) in shapes {
+            // As `linear`'s, of two factors, one of which an activation has passed.
+            let tolerance = 16.0 * (k as f32) * 2f32.powi(-24);
+            for bias in [false, true] {
+                let bias_name = if bias { " + bias" } else { "" };
+                let name = |op| format!("{op} {format} [{rows}, {k}] x [2 x {n}, {k}]{bias_name}");
+                let inputs = move |backend: &dyn Backend| -> Result<(Tensor, Weight, Option<Tensor>)> {
+                    let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
+                    let weight = random_weight(backend, 2 * n, k, format, 2)?;
+                    Ok((x, weight, bias.then(|| random_tensor(backend, 1, 2 * n, 3)).transpose()?))
+                };
+                let tolerance = tolerance.max(2e-6);
+                cases.push(Case::new(name("gated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
+                    rows_of(backend, &backend.gated_linear(&x, &weight, bias.as_ref(), Activation::Silu)?)
+                }));
+                cases.push(Case::new(name("activated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
+                    rows_of(backend, &backend.activated_linear(&x, &weight, bias.as_ref(), Activation::Gelu)?)
+                }));
+            }
+        }
+    }
+}
+
 fn embedding_cases(cases: &mut Vec<Case>) {
     for format in FORMATS {
         for (rows, cols, count) in [(1, 1, 1), (50, 33, 7), (100, 64, 130)] {
@@ -293,6 +323,21 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
         }
     }
     for (rows, cols) in [(1, 1), (5, 33), (130, 300)] {
+        cases.push(Case::new(format!("scale [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
+            backend.scale(&mut x, 0.22)?;
+            rows_of(backend, &x)
+        }));
+        cases.push(Case::new(format!("clamp [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
+            backend.clamp(&mut x, 0.4)?;
+            rows_of(backend, &x)
+        }));
+        cases.push(Case::new(format!("soft_cap [{rows}, {cols}]"), tolerance, move |backend| {
+            let mut x = spread(backend, rows, cols)?;
+            backend.soft_cap(&mut x, 5.0)?;
+            rows_of(backend, &x)
+        }));
         cases.push(Case::new(format!("add_assign [{rows}, {cols}]"), 0.0, move |backend| {
             let mut x = random_tensor(backend, rows, cols, 15)?;
             backend.add_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
@@ -312,7 +357,7 @@ fn rotary_cases(cases: &mut Vec<Case>) {
         // Two products and a sum a value, fused or not.
         let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");
         cases.push(Case::new(name, 1e-6, move |backend| {
-            let rope = RopeTable::new(backend, 600, rotary_dim, 10_000.0, None)?;
+            let rope = RopeTable::unscaled(backend, 600, rotary_dim, 10_000.0)?;
             // Keys inside a fused projection: what lies beside them must stay.
             let x = random_tensor(backend, 5, heads * head_dim + 7, 17)?;
             let mut keys = x.columns(4, heads * head_dim)?;
@@ -330,8 +375,12 @@ fn rotary_cases(cases: &mut Vec<Case>) {
 pub struct AttentionCase {
     /// `(cached before, tokens of this step)` of each sequence.
     pub seqs: Vec<(usize, usize)>,
-    /// Query heads, key/value heads, elements of a head, window.
-    pub params: AttentionParams,
+    /// All but what lies in a backend's memory: see [`params`](Self::params).
+    pub shape: AttentionParams,
+    /// Whether heads have ALiBi slopes.
+    pub alibi: bool,
+    /// Whether heads have sinks.
+    pub sinks: bool,
     /// Tokens of a block.
     pub block_size: usize,
     /// Dtype of the cache.
@@ -342,6 +391,20 @@ impl AttentionCase {
     /// Rows of the step.
     pub fn num_tokens(&self) -> usize {
         self.seqs.iter().map(|(_, new)| new).sum()
+    }
+
+    /// What attention computes, slopes and sinks included.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn params(&self, backend: &dyn Backend) -> Result<AttentionParams> {
+        let heads = self.shape.num_heads;
+        let slopes: Vec<f32> = (1..=heads).map(|head| 0.5f32.powi(head as i32)).collect();
+        Ok(AttentionParams {
+            alibi_slopes: self.alibi.then(|| backend.tensor(&slopes, 1, heads)).transpose()?,
+            sinks: self.sinks.then(|| random_tensor(backend, 1, heads, 4)).transpose()?,
+            ..self.shape.clone()
+        })
     }
 
     fn max_blocks(&self) -> usize {
@@ -384,7 +447,7 @@ impl AttentionCase {
 
     /// Keys or values of every token of `metadata`: a function of sequence and position alone.
     fn kv(&self, backend: &dyn Backend, metadata: &AttentionMetadata, seed: u64) -> Result<Tensor> {
-        let width = self.params.num_kv_heads * self.params.head_dim;
+        let width = self.shape.num_kv_heads * self.shape.head_dim;
         Self::per_token(backend, metadata, width, seed)
     }
 
@@ -407,15 +470,15 @@ impl AttentionCase {
     pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
         let cache = backend.alloc_kv_cache(&KvCacheSpec {
             num_layers: 1,
-            num_kv_heads: self.params.num_kv_heads,
-            head_dim: self.params.head_dim,
+            num_kv_heads: self.shape.num_kv_heads,
+            head_dim: self.shape.head_dim,
             block_size: self.block_size,
             num_blocks: self.num_blocks(),
             dtype: self.dtype,
         })?;
         let layer = cache.layer(0);
         let slots = self.num_blocks() * self.block_size;
-        let width = self.params.num_kv_heads * self.params.head_dim;
+        let width = self.shape.num_kv_heads * self.shape.head_dim;
         let poison = backend.tensor(&vec![f32::NAN; slots * width], slots, width)?;
         let mut everywhere = self.metadata(backend, |_, _| (0, 0))?;
         everywhere.slot_mapping = backend.indices((0..slots as u32).collect())?;
@@ -426,8 +489,8 @@ impl AttentionCase {
         }
         let step = self.metadata(backend, |cached, new| (cached, cached + new))?;
         backend.write_kv(&self.kv(backend, &step, 1)?, &self.kv(backend, &step, 2)?, layer, &step)?;
-        let q = Self::per_token(backend, &step, self.params.num_heads * self.params.head_dim, 3)?;
-        rows_of(backend, &backend.attention(&q, layer, &step, &self.params)?)
+        let q = Self::per_token(backend, &step, self.shape.num_heads * self.shape.head_dim, 3)?;
+        rows_of(backend, &backend.attention(&q, layer, &step, &self.params(backend)?)?)
     }
 }
 
@@ -454,12 +517,24 @@ pub fn attention_table() -> Vec<AttentionCase> {
         (2, 2, 40, 32, None, &long),
         (3, 1, 16, 64, Some(270), &long),
     ];
+    let rules = [
+        // row of the shapes, soft cap, ALiBi, sinks
+        (2, Some(3.0), false, false),
+        (3, None, true, false),
+        (5, None, false, true),
+        (10, Some(2.0), true, true),
+        (12, Some(3.0), false, true),
+        (13, None, true, false),
+        (14, Some(2.0), true, true),
+    ];
+    let plain = (0..shapes.len()).map(|row| (row, None, false, false));
     let mut table = Vec::new();
-    for (num_heads, num_kv_heads, head_dim, block_size, sliding_window, seqs) in shapes {
+    for (row, soft_cap, alibi, sinks) in plain.chain(rules) {
+        let (num_heads, num_kv_heads, head_dim, block_size, sliding_window, seqs) = shapes[row];
+        let new = AttentionParams::new(num_heads, num_kv_heads, head_dim);
+        let shape = AttentionParams { sliding_window, soft_cap, ..new };
         for dtype in KvCacheDType::ALL {
-            let scale = 1.0 / (head_dim as f32).sqrt();
-            let params = AttentionParams { num_heads, num_kv_heads, head_dim, scale, sliding_window };
-            table.push(AttentionCase { seqs: seqs.clone(), params, block_size, dtype });
+            table.push(AttentionCase { seqs: seqs.clone(), shape: shape.clone(), alibi, sinks, block_size, dtype });
         }
     }
     table
@@ -467,12 +542,12 @@ pub fn attention_table() -> Vec<AttentionCase> {
 
 fn attention_cases(cases: &mut Vec<Case>) {
     for case in attention_table() {
-        let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = case.params;
+        let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, soft_cap, .. } = case.shape;
         let longest = case.seqs.iter().map(|(cached, new)| cached + new).max().unwrap_or(0);
         let name = format!(
             "attention {} {num_heads}/{num_kv_heads} heads of {head_dim}, {longest} tokens in blocks of {}, window \
-             {sliding_window:?}",
-            case.dtype, case.block_size
+             {sliding_window:?}, soft cap {soft_cap:?}, ALiBi {}, sinks {}",
+            case.dtype, case.block_size, case.alibi, case.sinks
         );
         // Scores of a few units with float32 rounding become relative errors of the weights, and of their sums. An int8 cache
         // is no worse: backends quantize to the same numbers, so that what differs is the order of arithmetic.

@@ -27,6 +27,6 @@ pub use dtype::DType;
 pub use error::{Error, Result};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use reference::ReferenceBackend;
-pub use rope::{RopeScaling, RopeTable};
+pub use rope::RopeTable;
 pub use tensor::{Indices, Storage, Tensor};
 pub use weight::{HostMatrix, Release, Weight, WeightFormat};

@@ -108,6 +108,11 @@ fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
     })
 }
 
+fn soft_cap(x: &Candle, cap: f32) -> Result<Candle> {
+    let cap = f64::from(cap);
+    Ok(((x / cap)?.tanh()? * cap)?)
+}
+
 impl Backend for ReferenceBackend {
     fn name(&self) -> &'static str {
         NAME
@@ -288,6 +293,21 @@ impl Backend for ReferenceBackend {
         wrap((activate(&x.narrow(1, 0, half)?, activation)? * x.narrow(1, half, half)?)?)
     }
 
+    fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {
+        *x = wrap(soft_cap(&candle(x)?, cap)?)?;
+        Ok(())
+    }
+
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        *x = wrap(candle(x)?.clamp(-limit, limit)?)?;
+        Ok(())
+    }
+
+    fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
+        *x = wrap((candle(x)? * f64::from(factor))?)?;
+        Ok(())
+    }
+
     fn gather_rows(&self, x: &Tensor, rows: &Indices) -> Result<Tensor> {
         check::gather_rows(x, rows)?;
         let indices = Candle::from_slice(rows.as_slice(), rows.len(), &Device::Cpu)?;
@@ -322,9 +342,24 @@ fn attend(
         })
         .collect();
     let q = q.reshape((rows, params.num_heads, params.head_dim))?.transpose(0, 1)?.contiguous()?;
-    let scores = (q.matmul(&gather(&cache.keys)?.t()?.contiguous()?)? * f64::from(params.scale))?;
-    let scores = scores.broadcast_add(&Candle::from_vec(mask, (1, rows, keys), &Device::Cpu)?)?;
-    let out = softmax(&scores)?.matmul(&gather(&cache.values)?.contiguous()?)?;
+    let mut scores = (q.matmul(&gather(&cache.keys)?.t()?.contiguous()?)? * f64::from(params.scale))?;
+    if let Some(cap) = params.soft_cap {
+        scores = soft_cap(&scores, cap)?;
+    }
+    let of_heads = |x: &Tensor| -> Result<Candle> { Ok(candle(x)?.reshape((params.num_heads, 1, 1))?) };
+    if let Some(slopes) = &params.alibi_slopes {
+        let distance = |position: u32| (0..keys).map(move |key| key as f32 - position as f32);
+        let distances: Vec<f32> = positions.iter().flat_map(|position| distance(*position)).collect();
+        let distances = Candle::from_vec(distances, (1, rows, keys), &Device::Cpu)?;
+        scores = (scores + of_heads(slopes)?.broadcast_mul(&distances)?)?;
+    }
+    scores = scores.broadcast_add(&Candle::from_vec(mask, (1, rows, keys), &Device::Cpu)?)?;
+    if let Some(sinks) = &params.sinks {
+        scores = Candle::cat(&[scores, of_heads(sinks)?.broadcast_as((params.num_heads, rows, 1))?], 2)?;
+    }
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.narrow(2, 0, keys)?.contiguous()?;
+    let out = weights.matmul(&gather(&cache.values)?.contiguous()?)?;
     Ok(out.transpose(0, 1)?.reshape((rows, params.num_heads * params.head_dim))?)
 }
 

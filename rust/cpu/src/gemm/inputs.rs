@@ -138,9 +138,10 @@ pub(crate) unsafe fn pack_inputs<S: Simd, F: InputForm<S>>(task: &InputsTask) {
         task.offsets.write_bytes(0, task.words.div_ceil(task.group_words) * task.tile_rows);
     }
     let end = task.words * task.tile_rows;
+    // Those of rows that are not there stay zero.
+    let mut rows = [S::splat(0.0); LANES];
     for word in (0..task.words).step_by(LANES) {
         let element = word * F::ELEMENTS;
-        let mut rows = [S::splat(0.0); LANES];
         for row in 0..task.rows {
             let n = task.cols.saturating_sub(element);
             let from = task.x.add(row * task.x_stride + element.min(task.cols));

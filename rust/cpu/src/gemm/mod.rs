@@ -8,7 +8,7 @@
 //!   x[row 0][k] ───►  │  +=  │  +=  │  +=  │  +=  │
 //!   x[row 1][k] ───►  │  +=  │  +=  │  +=  │  +=  │    R x C accumulators stay in registers
 //!     ...
-//!   x[row 5][k] ───►  │  +=  │  +=  │  +=  │  +=  │    AVX-512: 6 x 4 of 32 registers
+//!   x[row 5][k] ───►  │  +=  │  +=  │  +=  │  +=  │    AVX-512: 6 x 4 or 8 x 3 of 32 registers
 //!
 //!   few rows (one tile holds them)            many rows (runs of R), block by block of k
 //!     panels  ═════ all of k ═════►             panels  ═ block ═►   C panels' block stays in the caches,
@@ -121,6 +121,11 @@ struct Ahead {
     step_bytes: usize,
 }
 
+/// Panels of a product's register tile by its number of rows.
+const fn tile_panels<S: Simd, P: Product<S>>(rows: usize) -> usize {
+    if P::GROUPED { S::GROUPED_TILES.panels[rows] } else { S::TILES.panels[rows] }
+}
+
 /// Computes a task.
 #[inline(always)]
 pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
@@ -128,15 +133,16 @@ pub(crate) unsafe fn linear<S: Simd, P: Product<S>>(task: &LinearTask) {
         ($($rows:literal)*) => {
             match task.tile_rows {
                 $(
-                    $rows if const { S::TILE_PANELS[$rows] == 1 } => panels::<S, P, $rows, 1>(task),
-                    $rows if const { S::TILE_PANELS[$rows] == 2 } => panels::<S, P, $rows, 2>(task),
-                    $rows if const { S::TILE_PANELS[$rows] == 4 } => panels::<S, P, $rows, 4>(task),
+                    $rows if const { tile_panels::<S, P>($rows) == 1 } => panels::<S, P, $rows, 1>(task),
+                    $rows if const { tile_panels::<S, P>($rows) == 2 } => panels::<S, P, $rows, 2>(task),
+                    $rows if const { tile_panels::<S, P>($rows) == 3 } => panels::<S, P, $rows, 3>(task),
+                    $rows if const { tile_panels::<S, P>($rows) == 4 } => panels::<S, P, $rows, 4>(task),
                 )*
-                _ => unreachable!("TILE_PANELS names the tiles there are"),
+                _ => unreachable!("a plan takes its tile from the instruction set's list"),
             }
         };
     }
-    dispatch!(1 2 3 4 6);
+    dispatch!(1 2 3 4 6 8);
 }
 
 /// Block by block, `C` panels at a time, all runs of `R` rows.

@@ -15,6 +15,8 @@
 
 use std::marker::PhantomData;
 
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{Avx2, Avx512};
 use crate::simd::{LANES, Simd};
 
 /// A weight format against the activations it takes.
@@ -27,6 +29,8 @@ pub(crate) trait Product<S: Simd> {
     const HEADER: usize = 0;
     /// Whether activations are int8, with scales and offsets.
     const INTEGER: bool = false;
+    /// Whether a group's sum is kept beside the sums so far until the group ends.
+    const GROUPED: bool = false;
     /// Whether outputs have scales of their own.
     const COLUMN_SCALED: bool = false;
     /// Runs of rows from which unpacking a block costs less than it saves.
@@ -128,7 +132,7 @@ float32_product!(Bf16, 2 words of 64 bytes, unpacked from 4 runs, |from, part| {
 pub(crate) struct Bf16Dot;
 
 #[cfg(target_arch = "x86_64")]
-impl Product<crate::simd::Avx512> for Bf16Dot {
+impl Product<Avx512> for Bf16Dot {
     const WORDS: usize = 1;
     const W_BYTES: usize = 64;
     type Wide = Self;
@@ -184,7 +188,7 @@ impl<S: Simd> ByteDot<S> for Widening {
 pub(crate) struct Vnni;
 
 #[cfg(target_arch = "x86_64")]
-impl ByteDot<crate::simd::Avx512> for Vnni {
+impl ByteDot<Avx512> for Vnni {
     #[inline(always)]
     unsafe fn dot(
         w: std::arch::x86_64::__m512i,
@@ -192,6 +196,14 @@ impl ByteDot<crate::simd::Avx512> for Vnni {
         sum: std::arch::x86_64::__m512i,
     ) -> std::arch::x86_64::__m512i {
         std::arch::x86_64::_mm512_dpbusd_epi32(sum, w, x)
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl ByteDot<Avx2> for Vnni {
+    #[inline(always)]
+    unsafe fn dot(w: <Avx2 as Simd>::I, x: <Avx2 as Simd>::I, sum: <Avx2 as Simd>::I) -> <Avx2 as Simd>::I {
+        Avx2::byte_dots(w, x, sum)
     }
 }
 
@@ -251,6 +263,7 @@ type GroupHeader<S> = (<S as Simd>::V, <S as Simd>::I);
 /// The parts that both forms of int4 share.
 macro_rules! int4_product {
     () => {
+        const GROUPED: bool = true;
         type Wide = Int4Wide<ZEROS, D>;
         type Header = GroupHeader<S>;
         integer_product!();

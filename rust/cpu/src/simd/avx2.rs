@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd, TilePanels};
+use super::{LANES, Simd, Tiles};
 
 /// AVX2, FMA and F16C.
 #[derive(Clone, Copy)]
@@ -81,11 +81,19 @@ unsafe fn transpose8(r: [__m256; 8]) -> [__m256; 8] {
     columns
 }
 
+impl Avx2 {
+    /// [`Simd::dot`] with the instruction of AVX-VNNI, which the machine must have besides AVX2.
+    #[inline(always)]
+    pub(crate) unsafe fn byte_dots(w: I, x: I, sum: I) -> I {
+        I(_mm256_dpbusd_avx_epi32(sum.0, w.0, x.0), _mm256_dpbusd_avx_epi32(sum.1, w.1, x.1))
+    }
+}
+
 impl Simd for Avx2 {
     type V = V;
     type I = I;
     // At most 12 accumulators, 2 registers of weights, 1 of a broadcast activation: 15 of 16.
-    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
+    const TILES: Tiles = Tiles { panels: [0, 4, 2, 2, 1, 0, 1, 0, 0], many: 6 };
     const QUERIES: usize = 6;
     const ACCUMULATORS: usize = 6;
 
@@ -238,13 +246,13 @@ impl Simd for Avx2 {
     }
     #[inline(always)]
     unsafe fn transpose(rows: [V; LANES]) -> [V; LANES] {
-        // Four blocks of eight by eight; those off the diagonal change places.
-        let half = |from: usize| [0, 1, 2, 3, 4, 5, 6, 7].map(|i| (rows[from + i].0, rows[from + i].1));
-        let (top, bottom) = (half(0), half(8));
-        let a = transpose8(top.map(|row| row.0));
-        let b = transpose8(top.map(|row| row.1));
-        let c = transpose8(bottom.map(|row| row.0));
-        let d = transpose8(bottom.map(|row| row.1));
+        // Four blocks of eight by eight; those off the diagonal change places. Filled by a loop: `map` would be a call.
+        let [mut a, mut b, mut c, mut d] = [[_mm256_setzero_ps(); 8]; 4];
+        for i in 0..8 {
+            (a[i], b[i]) = (rows[i].0, rows[i].1);
+            (c[i], d[i]) = (rows[8 + i].0, rows[8 + i].1);
+        }
+        let [a, b, c, d] = [transpose8(a), transpose8(b), transpose8(c), transpose8(d)];
         let mut columns = rows;
         for i in 0..8 {
             columns[i] = V(a[i], c[i]);

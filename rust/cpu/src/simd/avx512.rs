@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::{LANES, Simd, TilePanels};
+use super::{LANES, Simd, Tiles};
 
 /// AVX-512 F, BW, DQ and VL.
 #[derive(Clone, Copy)]
@@ -19,7 +19,9 @@ impl Simd for Avx512 {
     type V = __m512;
     type I = __m512i;
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_PANELS: TilePanels = [0, 4, 4, 4, 4, 0, 4];
+    const TILES: Tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 4, 0, 3], many: 8 };
+    // Twice as many sums: 6 x 2 of both stay in registers, which pays once rows are many.
+    const GROUPED_TILES: Tiles = Tiles { panels: [0, 4, 4, 4, 4, 0, 2, 0, 3], many: 6 };
     const QUERIES: usize = 8;
     const ACCUMULATORS: usize = 24;
 

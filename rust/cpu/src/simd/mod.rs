@@ -31,13 +31,19 @@ pub(crate) use scalar::Scalar;
 pub(crate) const LANES: usize = 16;
 
 /// Most rows of a register tile.
-pub(crate) const MAX_TILE_ROWS: usize = 6;
+pub(crate) const MAX_TILE_ROWS: usize = 8;
 
-/// Panels of the register tile for each number of rows; there is one for a single row. Index 0 is unused.
-pub(crate) type TilePanels = [usize; MAX_TILE_ROWS + 1];
+/// The register tiles of a linear layer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Tiles {
+    /// Panels by number of rows, 1 to 4; 0 where there is no such tile. There is one for a single row. Index 0 is unused.
+    pub(crate) panels: [usize; MAX_TILE_ROWS + 1],
+    /// Rows of the tile that is fastest for many rows.
+    pub(crate) many: usize,
+}
 
 /// Indices of the lanes, for masks.
-const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
+pub(crate) const LANE_INDICES: [f32; LANES] = [0., 1., 2., 3., 4., 5., 6., 7., 8., 9., 10., 11., 12., 13., 14., 15.];
 
 /// An instruction set's way to compute with sixteen lanes.
 ///
@@ -51,8 +57,10 @@ pub(crate) trait Simd: Copy + 'static {
     /// Sixteen lanes of 32-bit integers, or of four bytes each.
     type I: Copy;
 
-    /// Panels of a linear layer's register tile by its number of rows: 1, 2 or 4; 0 where there is no such tile.
-    const TILE_PANELS: TilePanels;
+    /// The register tiles there are.
+    const TILES: Tiles;
+    /// The same for weights in groups, where a tile keeps the group's integer sums beside its float32 sums.
+    const GROUPED_TILES: Tiles = Self::TILES;
     /// Queries that attention scores at once, at most eight.
     const QUERIES: usize;
     /// Sums that attention keeps in registers at once: queries x vectors of positions or of elements.

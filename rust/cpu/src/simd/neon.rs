@@ -4,7 +4,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::{Simd, TilePanels};
+use super::{Simd, Tiles};
 
 /// Advanced SIMD.
 #[derive(Clone, Copy)]
@@ -88,7 +88,7 @@ impl Simd for Neon {
     type V = V;
     type I = I;
     // At most 24 accumulators, 4 registers of weights, 1 of a broadcast activation: 29 of 32.
-    const TILE_PANELS: TilePanels = [0, 4, 2, 2, 1, 0, 1];
+    const TILES: Tiles = Tiles { panels: [0, 4, 2, 2, 1, 0, 1, 0, 0], many: 6 };
     const QUERIES: usize = 6;
     const ACCUMULATORS: usize = 6;
 

@@ -3,7 +3,7 @@
 
 use half::{bf16, f16};
 
-use super::{LANES, Simd, TilePanels};
+use super::{LANES, Simd, Tiles};
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -40,7 +40,7 @@ fn larger(a: f32, b: f32) -> f32 {
 impl Simd for Scalar {
     type V = V;
     type I = I;
-    const TILE_PANELS: TilePanels = [0, 1, 1, 0, 0, 0, 0];
+    const TILES: Tiles = Tiles { panels: [0, 1, 1, 0, 0, 0, 0, 0, 0], many: 2 };
     const QUERIES: usize = 2;
     const ACCUMULATORS: usize = 2;
 

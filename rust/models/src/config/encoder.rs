@@ -1,9 +1,9 @@
 use rustllm_ops::{Activation, DType, EncoderAttentionParams};
 
-use super::RopeConfig;
 use super::families::{MAX_LABELS, Result};
 use super::fields::Fields;
 use crate::pooler::Reduction;
+use crate::rope::RopeConfig;
 
 /// What an encoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]

@@ -57,6 +57,14 @@ impl Fields {
         self.map.extend(overrides.iter().map(|(name, value)| (name.clone(), value.clone())));
     }
 
+    /// The same with the numbers of `defaults` where it has no such fields.
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, usize)]) -> Self {
+        for (name, value) in defaults {
+            self.map.entry(*name).or_insert_with(|| Value::from(*value));
+        }
+        self
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -138,6 +146,14 @@ impl Fields {
         let Some(value) = self.get(name) else { return Ok(None) };
         let texts = value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         texts.map(Some).ok_or_else(|| self.invalid(name, "a list of strings"))
+    }
+
+    /// A list of finite numbers, if present.
+    pub(crate) fn numbers(&self, name: &str) -> Result<Option<Vec<f64>>, LoadError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite());
+        let numbers = value.as_array().and_then(|list| list.iter().map(number).collect());
+        numbers.map(Some).ok_or_else(|| self.invalid(name, "a list of numbers"))
     }
 
     /// Token ids written as one number or a list of them; empty when absent.

@@ -1,99 +1,229 @@
-use rustllm_ops::RopeScaling;
-
+use super::families::MAX_POSITIONS;
 use super::fields::Fields;
 use crate::LoadError;
+use crate::rope::{RopeConfig, RopeScaling};
 
-/// Rotary position embedding of the query and key heads.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RopeConfig {
+type Result<T> = std::result::Result<T, LoadError>;
+
+/// Keys that any rope object may have. Others belong to a rule, or change it in a way that is not here.
+const KNOWN: [&str; 5] = ["rope_type", "type", "rope_theta", "factor", "partial_rotary_factor"];
+
+/// What a family says of its rotary positions where the file does not.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct RopeFamily {
+    /// Elements of a head.
+    pub(super) head_dim: usize,
     /// Base of the frequencies.
-    pub theta: f64,
-    /// Leading elements of a head that rotate.
-    pub rotary_dim: usize,
-    /// How frequencies are stretched past the first context.
-    pub scaling: Option<RopeScaling>,
+    pub(super) theta: f64,
+    /// The part of a head that rotates; `None` where the family has no say in it: all of it.
+    pub(super) partial_rotary_factor: Option<f64>,
+    /// Whether pairs are neighbours.
+    pub(super) interleaved: bool,
 }
 
-/// Every key a rope object may have. Others change the rule, and none of those rules is here.
-const KNOWN: [&str; 8] = [
-    "rope_type",
-    "type",
-    "rope_theta",
-    "factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "original_max_position_embeddings",
-    "partial_rotary_factor",
-];
+impl RopeFamily {
+    /// Llama's: all of the head, base 10000.
+    pub(super) fn new(head_dim: usize) -> Self {
+        Self { head_dim, theta: 10_000.0, partial_rotary_factor: None, interleaved: false }
+    }
 
-const DEFAULT_THETA: f64 = 10_000.0;
-
-impl RopeConfig {
     /// Reads `rope_theta` with `rope_scaling` (transformers 4), or `rope_parameters` (transformers 5).
-    pub(super) fn read(fields: &Fields, architecture: &str, head_dim: usize) -> Result<Self, LoadError> {
-        let outer_theta = fields.positive("rope_theta", DEFAULT_THETA)?;
+    pub(super) fn read(self, fields: &Fields, architecture: &str) -> Result<RopeConfig> {
+        let theta = fields.positive("rope_theta", self.theta)?;
         let object = match fields.object("rope_scaling")? {
             Some(object) => Some(object),
             None => fields.object("rope_parameters")?,
         };
-        match object {
-            Some(object) => Self::from_object(fields, &object, architecture, head_dim, outer_theta),
-            None => Self::with_theta(fields, head_dim, outer_theta),
-        }
+        self.config(fields, object.as_ref(), theta, architecture)
     }
 
-    /// The whole head rotates, by frequencies of this base.
-    pub(super) fn with_theta(fields: &Fields, head_dim: usize, theta: f64) -> Result<Self, LoadError> {
-        if !head_dim.is_multiple_of(2) {
-            return Err(fields.invalid("head_dim", format!("even for rotary positions (it is {head_dim})")));
-        }
-        Ok(Self { theta, rotary_dim: head_dim, scaling: None })
-    }
-
-    /// Reads an object that says how heads rotate; its base is `default_theta` unless it has one.
-    pub(super) fn from_object(
+    /// The positions of full and of sliding attention layers, for families that tell them apart.
+    ///
+    /// transformers 5 has an object for each in `rope_parameters`. In transformers 4, `rope_theta` and `rope_scaling` are the
+    /// full layers'; the sliding ones' base is `local_theta`, or the same where the family has no such field.
+    pub(super) fn read_by_layer_type(
+        self,
         fields: &Fields,
-        object: &Fields,
         architecture: &str,
-        head_dim: usize,
-        default_theta: f64,
-    ) -> Result<Self, LoadError> {
-        for name in object.names() {
-            let neutral = name != "partial_rotary_factor" || object.get(name).is_none_or(|factor| *factor == 1.0);
-            if object.get(name).is_some() && !(KNOWN.contains(&name) && neutral) {
-                return Err(object.unsupported(name, architecture));
+        local_theta: Option<(&str, f64)>,
+    ) -> Result<(RopeConfig, RopeConfig)> {
+        let theta = fields.positive("rope_theta", self.theta)?;
+        let local = match local_theta {
+            Some((name, default)) => fields.positive(name, default)?,
+            None => theta,
+        };
+        let (mut full, mut sliding) = (fields.object("rope_scaling")?, None);
+        if let Some(parameters) = fields.object("rope_parameters")? {
+            full = parameters.object("full_attention")?.or(full);
+            sliding = parameters.object("sliding_attention")?;
+            if let Some(other) = parameters.names().find(|name| !["full_attention", "sliding_attention"].contains(name))
+            {
+                return Err(parameters.unsupported(other, architecture));
             }
         }
-        let theta = object.positive("rope_theta", default_theta)?;
-        Ok(Self { scaling: scaling(object)?, ..Self::with_theta(fields, head_dim, theta)? })
+        Ok((
+            self.config(fields, full.as_ref(), theta, architecture)?,
+            self.config(fields, sliding.as_ref(), local, architecture)?,
+        ))
+    }
+
+    fn config(self, fields: &Fields, object: Option<&Fields>, theta: f64, architecture: &str) -> Result<RopeConfig> {
+        if !self.head_dim.is_multiple_of(2) {
+            let allowed = format!("even for rotary positions (it is {})", self.head_dim);
+            return Err(fields.invalid("head_dim", allowed));
+        }
+        let rotary_dim = self.rotary_dim(fields, object, architecture)?;
+        let Some(object) = object else {
+            return Ok(RopeConfig { theta, rotary_dim, interleaved: self.interleaved, scaling: None });
+        };
+        let theta = object.positive("rope_theta", theta)?;
+        let (scaling, more) = scaling(fields, object, rotary_dim)?;
+        let known = |name: &&str| KNOWN.contains(name) || more.contains(name);
+        match object.names().find(|name| object.get(name).is_some() && !known(name)) {
+            Some(name) => Err(object.unsupported(name, architecture)),
+            None => Ok(RopeConfig { theta, rotary_dim, interleaved: self.interleaved, scaling }),
+        }
+    }
+
+    /// The part of a head that rotates: the rope object's word, else the file's, else the family's.
+    fn rotary_dim(self, fields: &Fields, object: Option<&Fields>, architecture: &str) -> Result<usize> {
+        const NAME: &str = "partial_rotary_factor";
+        let source = object.filter(|object| object.get(NAME).is_some()).unwrap_or(fields);
+        if source.get(NAME).is_none() {
+            return self.part(fields, self.partial_rotary_factor.unwrap_or(1.0));
+        }
+        let part = source.number(NAME, "a number above 0, at most 1", |part| part > 0.0 && part <= 1.0)?;
+        if self.partial_rotary_factor.is_none() && part != 1.0 {
+            return Err(source.unsupported(NAME, architecture));
+        }
+        self.part(source, part)
+    }
+
+    fn part(self, source: &Fields, part: f64) -> Result<usize> {
+        let rotary_dim = (self.head_dim as f64 * part) as usize;
+        if rotary_dim >= 2 && rotary_dim.is_multiple_of(2) {
+            return Ok(rotary_dim);
+        }
+        let allowed = format!("so that an even part of the {} elements of a head rotates", self.head_dim);
+        Err(source.invalid("partial_rotary_factor", allowed))
     }
 }
 
-fn scaling(object: &Fields) -> Result<Option<RopeScaling>, LoadError> {
+/// The rule of a rope object, and the keys that belong to it.
+fn scaling(
+    fields: &Fields,
+    object: &Fields,
+    rotary_dim: usize,
+) -> Result<(Option<RopeScaling>, &'static [&'static str])> {
     let key = if object.get("rope_type").is_some() { "rope_type" } else { "type" };
-    match object.text(key)? {
-        None | Some("default") => Ok(None),
-        Some("linear") => Ok(Some(RopeScaling::Linear { factor: factor(object)? })),
-        Some("llama3") => llama3(object).map(Some),
-        Some(_) => Err(object.invalid(key, "one of default, linear, llama3")),
+    let (scaling, keys): (_, &[&str]) = match object.text(key)? {
+        None | Some("default") => return Ok((None, &[])),
+        Some("linear") => (RopeScaling::Linear { factor: factor(object)? }, &[]),
+        Some("dynamic") => (dynamic(fields, object, rotary_dim)?, &[]),
+        Some("llama3") => {
+            (llama3(fields, object)?, &["low_freq_factor", "high_freq_factor", "original_max_position_embeddings"])
+        }
+        Some("yarn") => (
+            yarn(fields, object)?,
+            &[
+                "original_max_position_embeddings",
+                "attention_factor",
+                "beta_fast",
+                "beta_slow",
+                "mscale",
+                "mscale_all_dim",
+                "truncate",
+            ],
+        ),
+        // "su" is what the first Phi-3 files call it.
+        Some("longrope" | "su") => (
+            longrope(fields, object, rotary_dim)?,
+            &["original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"],
+        ),
+        Some(_) => return Err(object.invalid(key, "one of default, linear, dynamic, llama3, yarn, longrope")),
+    };
+    Ok((Some(scaling), keys))
+}
+
+fn factor(object: &Fields) -> Result<f64> {
+    object.number("factor", "a number between 1 and 1000000", |factor| (1.0..=1e6).contains(&factor))
+}
+
+/// A number above 0, `default` when absent.
+fn positive(object: &Fields, name: &str, default: f64) -> Result<f64> {
+    match object.get(name) {
+        None => Ok(default),
+        Some(_) => object.number(name, "a number above 0, at most 1000000", |number| number > 0.0 && number <= 1e6),
     }
 }
 
-fn factor(object: &Fields) -> Result<f32, LoadError> {
-    let factor = object.number("factor", "a number between 1 and 1000000", |factor| (1.0..=1e6).contains(&factor))?;
-    Ok(factor as f32)
+/// The context a model was first trained on: the file's word, else the rope object's, else all positions.
+fn original_max_position(fields: &Fields, object: &Fields) -> Result<usize> {
+    const NAME: &str = "original_max_position_embeddings";
+    for source in [fields, object] {
+        if let Some(positions) = source.optional_size(NAME, 2..=MAX_POSITIONS)? {
+            return Ok(positions);
+        }
+    }
+    fields.size("max_position_embeddings", 1..=MAX_POSITIONS)
 }
 
-fn llama3(object: &Fields) -> Result<RopeScaling, LoadError> {
+fn dynamic(fields: &Fields, object: &Fields, rotary_dim: usize) -> Result<RopeScaling> {
+    if rotary_dim < 4 {
+        return Err(object.invalid("rope_type", "another than dynamic for heads of which one pair rotates"));
+    }
+    let original_max_position = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
+    Ok(RopeScaling::Dynamic { factor: factor(object)?, original_max_position })
+}
+
+fn llama3(fields: &Fields, object: &Fields) -> Result<RopeScaling> {
     let frequency = |name| object.number(name, "a number above 0, at most 1000000", |f| f > 0.0 && f <= 1e6);
-    let (low, high) = (frequency("low_freq_factor")? as f32, frequency("high_freq_factor")? as f32);
-    if low >= high {
-        return Err(object.invalid("high_freq_factor", format!("above low_freq_factor ({low})")));
+    let (low_freq_factor, high_freq_factor) = (frequency("low_freq_factor")?, frequency("high_freq_factor")?);
+    if low_freq_factor >= high_freq_factor {
+        return Err(object.invalid("high_freq_factor", format!("above low_freq_factor ({low_freq_factor})")));
     }
-    Ok(RopeScaling::Llama3 {
-        factor: factor(object)?,
-        low_freq_factor: low,
-        high_freq_factor: high,
-        original_max_position: object.size("original_max_position_embeddings", 1..=i32::MAX as usize)?,
+    let original_max_position = original_max_position(fields, object)?;
+    Ok(RopeScaling::Llama3 { factor: factor(object)?, low_freq_factor, high_freq_factor, original_max_position })
+}
+
+fn yarn(fields: &Fields, object: &Fields) -> Result<RopeScaling> {
+    let factor = factor(object)?;
+    let (beta_fast, beta_slow) = (positive(object, "beta_fast", 32.0)?, positive(object, "beta_slow", 1.0)?);
+    if beta_fast < beta_slow {
+        return Err(object.invalid("beta_fast", format!("at least beta_slow ({beta_slow})")));
+    }
+    let growth = |mscale: f64| 0.1 * mscale * factor.ln() + 1.0;
+    let scale = |name| object.get(name).map(|_| positive(object, name, 1.0)).transpose();
+    let default = match (scale("mscale")?, scale("mscale_all_dim")?) {
+        (Some(scale), Some(all)) => growth(scale) / growth(all),
+        _ => growth(1.0),
+    };
+    Ok(RopeScaling::Yarn {
+        factor,
+        beta_fast,
+        beta_slow,
+        truncate: object.flag("truncate", true)?,
+        original_max_position: original_max_position(fields, object)?,
+        attention_factor: positive(object, "attention_factor", default)?,
+    })
+}
+
+fn longrope(fields: &Fields, object: &Fields, rotary_dim: usize) -> Result<RopeScaling> {
+    let divisors = |name| {
+        let divisors = object.numbers(name)?.ok_or_else(|| object.missing(name))?;
+        if divisors.len() == rotary_dim / 2 && divisors.iter().all(|divisor| *divisor > 0.0) {
+            return Ok(divisors);
+        }
+        Err(object.invalid(name, format!("a list of {} numbers above 0", rotary_dim / 2)))
+    };
+    let original = original_max_position(fields, object)?;
+    let positions = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
+    let factor = positive(object, "factor", positions as f64 / original as f64)?;
+    let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original as f64).ln()).sqrt() };
+    Ok(RopeScaling::LongRope {
+        short_factor: divisors("short_factor")?,
+        long_factor: divisors("long_factor")?,
+        original_max_position: original,
+        attention_factor: positive(object, "attention_factor", default)?,
     })
 }

@@ -65,7 +65,7 @@ pub(crate) struct Encoder {
 
 impl Model for Encoder {
     fn forward(&self, ctx: &ForwardContext<'_>) -> Result<Tensor> {
-        let mut stream = ResidualStream::new(self.embedding.forward(ctx)?);
+        let mut stream = ResidualStream::new(self.embedding.forward(ctx)?, 1.0);
         for block in &self.blocks {
             block.forward(ctx, &mut stream)?;
         }

@@ -35,20 +35,20 @@ impl EncoderAttention {
 
 /// Attention, then feed-forward; each is added to the stream, and the sum normed in its place.
 #[derive(Debug)]
-pub(crate) struct PostNormBlock {
+pub(crate) struct EncoderPostNormBlock {
     pub(crate) attention: EncoderAttention,
     pub(crate) attention_norm: Norm,
     pub(crate) feed_forward: FeedForward,
     pub(crate) feed_forward_norm: Norm,
 }
 
-impl Block for PostNormBlock {
+impl Block for EncoderPostNormBlock {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
         let x = stream.sum(ctx.backend)?;
         stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
-        let x = stream.norm_in_place(ctx.backend, &self.attention_norm)?;
+        let x = stream.renormed(ctx.backend, &self.attention_norm)?;
         stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)?;
-        stream.norm_in_place(ctx.backend, &self.feed_forward_norm)?;
+        stream.renormed(ctx.backend, &self.feed_forward_norm)?;
         Ok(())
     }
 }

@@ -29,11 +29,11 @@ impl FeedForward {
     pub(crate) fn forward(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::Gated { gate_up, down, activation } => {
-                let inner = backend.gated_activation(&gate_up.forward(backend, x)?, *activation)?;
+                let inner = backend.gated_linear(x, &gate_up.weight, gate_up.bias.as_ref(), *activation)?;
                 down.forward(backend, &inner)
             }
             Self::Plain { up, down, activation } => {
-                let inner = backend.activation(&up.forward(backend, x)?, *activation)?;
+                let inner = backend.activated_linear(x, &up.weight, up.bias.as_ref(), *activation)?;
                 down.forward(backend, &inner)
             }
         }

@@ -9,12 +9,27 @@ use super::Norm;
 pub(crate) struct ResidualStream {
     sum: Tensor,
     pending: Option<Tensor>,
+    multiplier: f32,
 }
 
 impl ResidualStream {
-    /// The stream that starts at the embeddings `x`, which it will write over.
-    pub(crate) fn new(x: Tensor) -> Self {
-        Self { sum: x, pending: None }
+    /// The stream that starts at the embeddings `x`, which it will write over, and takes outputs times `multiplier`.
+    pub(crate) fn new(x: Tensor, multiplier: f32) -> Self {
+        Self { sum: x, pending: None, multiplier }
+    }
+
+    /// The sum of all outputs so far. It is the stream's own: valid until the next output is added.
+    pub(crate) fn sum(&mut self, backend: &dyn Backend) -> Result<Tensor> {
+        if let Some(output) = self.pending.take() {
+            backend.add_assign(&mut self.sum, &output)?;
+        }
+        Ok(self.sum.clone())
+    }
+
+    /// Starts anew at `norm` of the sum, and returns it: valid until the next output is added.
+    pub(crate) fn renormed(&mut self, backend: &dyn Backend, norm: &Norm) -> Result<Tensor> {
+        self.sum = self.normed(backend, norm)?;
+        Ok(self.sum.clone())
     }
 
     /// `norm` of the sum of all outputs so far.
@@ -25,22 +40,11 @@ impl ResidualStream {
         }
     }
 
-    /// The sum of all outputs so far. The next output that is added writes over it.
-    pub(crate) fn sum(&mut self, backend: &dyn Backend) -> Result<Tensor> {
-        if let Some(output) = self.pending.take() {
-            backend.add_assign(&mut self.sum, &output)?;
+    /// Adds a layer's output, which it will write over.
+    pub(crate) fn add(&mut self, backend: &dyn Backend, mut output: Tensor) -> Result<()> {
+        if self.multiplier != 1.0 {
+            backend.scale(&mut output, self.multiplier)?;
         }
-        Ok(self.sum.clone())
-    }
-
-    /// Replaces the sum by its `norm`, which is returned.
-    pub(crate) fn norm_in_place(&mut self, backend: &dyn Backend, norm: &Norm) -> Result<Tensor> {
-        self.sum = self.normed(backend, norm)?;
-        Ok(self.sum.clone())
-    }
-
-    /// Adds a layer's output.
-    pub(crate) fn add(&mut self, backend: &dyn Backend, output: Tensor) -> Result<()> {
         match self.pending.replace(output) {
             Some(before) => backend.add_assign(&mut self.sum, &before),
             None => Ok(()),

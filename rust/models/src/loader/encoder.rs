@@ -1,10 +1,10 @@
 //! What encoders load alike: embeddings, and the heads on top of them.
 
-use rustllm_ops::{Activation, Tensor};
+use rustllm_ops::{Activation, Tensor, WeightFormat};
 
 use super::{Loader, Result};
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{EncoderEmbedding, Head, Linear};
+use crate::layers::{EncoderEmbedding, Head, Linear, Norm};
 use crate::registry::EncoderHead;
 
 impl Loader<'_> {
@@ -23,6 +23,43 @@ impl Loader<'_> {
         })
     }
 
+    /// Several linear layers of one input as one, their outputs side by side.
+    pub(crate) fn joined_linear(&self, parts: &[(&str, usize)], in_features: usize, bias: bool) -> Result<Linear> {
+        self.joined_in(self.loading.formats.linear, parts, in_features, bias)
+    }
+
+    fn joined_in(
+        &self,
+        format: WeightFormat,
+        parts: &[(&str, usize)],
+        in_features: usize,
+        bias: bool,
+    ) -> Result<Linear> {
+        let mut matrices = Vec::with_capacity(parts.len());
+        let mut biases = Vec::new();
+        for (name, out_features) in parts {
+            matrices.push(self.matrix(&format!("{name}.weight"), *out_features, in_features)?);
+            if bias {
+                biases.extend(self.values(&format!("{name}.bias"), *out_features)?);
+            }
+        }
+        self.pack(&matrices, format, bias.then_some(biases.as_slice()))
+    }
+
+    /// `name.weight` and `name.bias`, scale and shift of a layer norm; in the oldest checkpoints `gamma` and `beta`.
+    pub(crate) fn layer_norm(&self, name: &str, width: usize, eps: f32) -> Result<Norm> {
+        self.layer_norm_with(name, width, eps, true)
+    }
+
+    /// The same, its shift by switch.
+    pub(crate) fn layer_norm_with(&self, name: &str, width: usize, eps: f32, shifts: bool) -> Result<Norm> {
+        let old = self.has(&format!("{name}.gamma"));
+        let (weight, bias) = if old { ("gamma", "beta") } else { ("weight", "bias") };
+        let weight = self.vector(&self.values(&format!("{name}.{weight}"), width)?)?;
+        let shift = || self.vector(&self.values(&format!("{name}.{bias}"), width)?);
+        Ok(Norm::Layer { weight, bias: shifts.then(shift).transpose()?, eps })
+    }
+
     /// A linear layer of a head, with a bias: small, and decisive, so that it is not quantized.
     pub(crate) fn head_linear(&self, name: &str, out_features: usize, in_features: usize) -> Result<Linear> {
         self.head_linear_with(name, out_features, in_features, true)
@@ -36,7 +73,7 @@ impl Loader<'_> {
         in_features: usize,
         bias: bool,
     ) -> Result<Linear> {
-        self.linear_in(self.loading.formats.table, &[(name, out_features)], in_features, bias)
+        self.joined_in(self.loading.formats.table, &[(name, out_features)], in_features, bias)
     }
 
     /// The heads that are one layer at most, on the hidden states of each token.

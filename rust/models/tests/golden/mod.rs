@@ -39,7 +39,8 @@ impl<'a> Runner<'a> {
     /// Room for `extra` more tokens than the prompts have. Blocks are dealt out in turn, last first, so that no
     /// sequence's blocks are adjacent or in order.
     fn new(dir: &Path, backend: &'a dyn Backend, prompts: &[Vec<u32>], extra: usize) -> Self {
-        let options = LoadOptions { dtype: Some(DType::F32), ..LoadOptions::default() };
+        let max_model_len = reference_file(dir).get("max_model_len").map(|len| len.as_u64().unwrap() as usize);
+        let options = LoadOptions { dtype: Some(DType::F32), max_model_len, ..LoadOptions::default() };
         let loaded = load(dir, backend, options).unwrap_or_else(|error| panic!("{error}"));
         let needs: Vec<usize> = prompts.iter().map(|prompt| (prompt.len() + extra).div_ceil(BLOCK_SIZE)).collect();
         let num_blocks: usize = needs.iter().sum();
@@ -137,9 +138,13 @@ fn floats(value: &Value) -> Vec<f32> {
     value.as_array().unwrap().iter().map(|number| number.as_f64().unwrap() as f32).collect()
 }
 
-fn references(dir: &Path) -> Vec<Reference> {
+fn reference_file(dir: &Path) -> Map<String, Value> {
     let text = std::fs::read_to_string(dir.join("reference.json")).unwrap();
-    let file: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+fn references(dir: &Path) -> Vec<Reference> {
+    let file = reference_file(dir);
     let read = |prompt: &Value| Reference {
         prompt: ids(&prompt["prompt_token_ids"]),
         prompt_logprobs: floats(&prompt["prompt_logprobs"]),

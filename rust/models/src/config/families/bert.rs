@@ -12,7 +12,7 @@ use crate::pooler::Reduction;
 
 /// BERT: learned positions and segments.
 pub(crate) fn bert(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
-    refuse_unless_neutral(fields, architecture, &["is_decoder"])?;
+    refuse_unless_neutral(fields, architecture, &[], &["is_decoder"])?;
     match fields.text("position_embedding_type")? {
         None | Some("absolute") => {}
         Some(_) => return Err(fields.unsupported("position_embedding_type", architecture)),

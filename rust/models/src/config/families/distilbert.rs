@@ -12,7 +12,7 @@ use crate::pooler::Reduction;
 
 /// DistilBERT: BERT without segments. Its sinusoidal positions are a table like the learned ones.
 pub(crate) fn distilbert(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
-    refuse_unless_neutral(fields, architecture, &[])?;
+    refuse_unless_neutral(fields, architecture, &[], &[])?;
     let hidden_size = fields.size("dim", 1..=MAX_WIDTH)?;
     let num_layers = fields.size("n_layers", 1..=MAX_LAYERS)?;
     let num_heads = fields.size("n_heads", 1..=MAX_HEADS)?;

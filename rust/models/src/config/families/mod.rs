@@ -1,13 +1,31 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
 mod albert;
+mod alibi;
 mod bert;
+mod bloom;
+mod cohere;
 mod distilbert;
+mod falcon;
+mod gemma;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
+mod granite;
+mod layer_norm;
 mod llama;
 mod modernbert;
 mod mpnet;
+mod mpt;
 mod nomic_bert;
+mod olmo;
+mod opt;
+mod phi;
+mod phi3;
+mod rotary;
+mod smollm3;
+mod stablelm;
+mod starcoder2;
 
 use rustllm_ops::{Activation, DType};
 use serde_json::Value;
@@ -16,12 +34,27 @@ use super::fields::Fields;
 use crate::LoadError;
 pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
+pub(crate) use bloom::bloom;
+pub(crate) use cohere::{cohere, cohere2};
 pub(crate) use distilbert::distilbert;
-pub(crate) use gpt2::gpt2;
+pub(crate) use falcon::falcon;
+pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
+pub(crate) use gpt_neox::gpt_neox;
+pub(crate) use gpt2::{gpt_bigcode, gpt2};
+pub(crate) use gptj::{codegen, gptj};
+pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
 pub(crate) use modernbert::modernbert;
 pub(crate) use mpnet::mpnet;
+pub(crate) use mpt::mpt;
 pub(crate) use nomic_bert::nomic_bert;
+pub(crate) use olmo::{olmo2, olmo3};
+pub(crate) use opt::opt;
+pub(crate) use phi::phi;
+pub(crate) use phi3::phi3;
+pub(crate) use smollm3::smollm3;
+pub(crate) use stablelm::stablelm;
+pub(crate) use starcoder2::starcoder2;
 
 pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
@@ -30,14 +63,18 @@ const MAX_LAYERS: usize = 10_000;
 const MAX_HEADS: usize = 65_536;
 pub(crate) const MAX_WIDTH: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 31;
-const MAX_POSITIONS: usize = i32::MAX as usize;
+pub(in crate::config) const MAX_POSITIONS: usize = i32::MAX as usize;
 const MAX_TYPES: usize = 65_536;
 pub(crate) const MAX_LABELS: usize = 1 << 24;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
-const SWITCHES: [&str; 30] = [
+const SWITCHES: [&str; 34] = [
     "quantization_config",
     "compression_config",
+    "qk_layernorm",
+    "use_bias",
+    "use_qkv_bias",
+    "use_sliding_window",
     "attn_logit_softcapping",
     "final_logit_softcapping",
     "query_pre_attn_scalar",
@@ -79,7 +116,9 @@ const FACTORS: [&str; 7] = [
     "scale_emb",
 ];
 
-fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&str]) -> Result<()> {
+/// Refuses what the family neither knows nor may ignore: the fields above but those it `implements`, and its `own` that other
+/// families have.
+fn refuse_unless_neutral(fields: &Fields, architecture: &str, implements: &[&str], own: &[&str]) -> Result<()> {
     let switched = |name: &&str| match fields.get(name) {
         None | Some(Value::Bool(false)) => false,
         Some(Value::Number(number)) => number.as_f64() != Some(0.0),
@@ -88,16 +127,27 @@ fn refuse_unless_neutral(fields: &Fields, architecture: &str, more_switches: &[&
         Some(_) => true,
     };
     let scaled = |name: &&str| fields.get(name).is_some_and(|value| value.as_f64() != Some(1.0));
-    let switch = SWITCHES.iter().chain(more_switches).find(|name| switched(name));
-    match switch.or_else(|| FACTORS.iter().find(|name| scaled(name))) {
+    let unknown = |name: &&&str| !implements.contains(name);
+    let switch = SWITCHES.iter().filter(unknown).chain(own).find(|name| switched(name));
+    match switch.or_else(|| FACTORS.iter().filter(unknown).find(|name| scaled(name))) {
         Some(name) => Err(fields.unsupported(name, architecture)),
         None => Ok(()),
     }
 }
 
-/// `1 / sqrt(head_dim)`.
-fn scale_of(head_dim: usize) -> f32 {
-    (1.0 / (head_dim as f64).sqrt()) as f32
+/// Refuses what is switched off of `names`: such a model is not here.
+fn refuse_unless_on(fields: &Fields, architecture: &str, names: &[&str]) -> Result<()> {
+    for name in names {
+        if !fields.flag(name, true)? {
+            return Err(fields.unsupported(name, architecture));
+        }
+    }
+    Ok(())
+}
+
+/// `1 / sqrt(width)`.
+fn scale_of(width: f64) -> f32 {
+    (1.0 / width.sqrt()) as f32
 }
 
 /// `dividend / divisor`, which must come out even.

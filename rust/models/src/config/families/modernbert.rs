@@ -1,24 +1,27 @@
 //! ModernBERT's field names.
 
-use super::llama::layer_types;
+use super::rotary::layer_types;
 use super::{
     MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon,
     refuse_unless_neutral,
 };
-use crate::config::RopeConfig;
 use crate::config::encoder::{Biases, EncoderConfig, LocalLayers, SharedLayers};
 use crate::config::fields::Fields;
+use crate::config::rope::RopeFamily;
 use crate::pooler::Reduction;
 
 /// ModernBERT: rotary positions, of another base in the layers that see their neighbours only.
 pub(crate) fn modernbert(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
-    refuse_unless_neutral(fields, architecture, &["rope_scaling"])?;
+    refuse_unless_neutral(fields, architecture, &[], &["rope_scaling"])?;
     let hidden_size = fields.size("hidden_size", 1..=MAX_WIDTH)?;
     let num_layers = fields.size("num_hidden_layers", 1..=MAX_LAYERS)?;
     let num_heads = fields.size("num_attention_heads", 1..=MAX_HEADS)?;
     let head_dim = divide(fields, "hidden_size", hidden_size, "num_attention_heads", num_heads)?;
     let positions = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
-    let rope = |kind, old, default| rope(fields, architecture, (kind, old, default), head_dim);
+    let theta = fields.positive("global_rope_theta", 160_000.0)?;
+    let family = RopeFamily { theta, ..RopeFamily::new(head_dim) };
+    let local_theta = Some(("local_rope_theta", 10_000.0));
+    let (rope, local_rope) = family.read_by_layer_type(fields, architecture, local_theta)?;
     Ok(EncoderConfig {
         vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
         embedding_size: hidden_size,
@@ -32,10 +35,10 @@ pub(crate) fn modernbert(fields: &Fields, architecture: &str) -> Result<EncoderC
         positions: None,
         max_position_embeddings: positions,
         type_vocab_size: 0,
-        rope: Some(rope("full_attention", "global_rope_theta", 160_000.0)?),
+        rope: Some(rope),
         local: Some(LocalLayers {
             window: fields.optional_size("local_attention", 1..=MAX_POSITIONS)?.unwrap_or(128) / 2,
-            rope: rope("sliding_attention", "local_rope_theta", 10_000.0)?,
+            rope: local_rope,
             layers: local_layers(fields, num_layers)?,
         }),
         shared: SharedLayers { groups: num_layers, layers: 1 },
@@ -55,21 +58,6 @@ pub(crate) fn modernbert(fields: &Fields, architecture: &str) -> Result<EncoderC
         max_model_len: positions,
         dtype: dtype(fields)?,
     })
-}
-
-/// Rotary positions of the layers of one kind: `rope_parameters` by kind (transformers 5), or a base each.
-fn rope(
-    fields: &Fields,
-    architecture: &str,
-    (kind, old, default): (&str, &str, f64),
-    head_dim: usize,
-) -> Result<RopeConfig> {
-    let Some(kinds) = fields.object("rope_parameters")? else {
-        let theta = fields.positive(old, default)?;
-        return RopeConfig::with_theta(fields, head_dim, theta);
-    };
-    let object = kinds.object(kind)?.ok_or_else(|| kinds.missing(kind))?;
-    RopeConfig::from_object(fields, &object, architecture, head_dim, default)
 }
 
 /// Which layers are local: those `layer_types` says, or all but every third.

@@ -5,9 +5,9 @@ use super::{
     MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_TYPES, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon,
     refuse_unless_neutral,
 };
-use crate::config::RopeConfig;
 use crate::config::encoder::{Biases, EncoderConfig, SharedLayers};
 use crate::config::fields::Fields;
+use crate::config::rope::RopeFamily;
 use crate::pooler::Reduction;
 
 /// The base of its rotary frequencies.
@@ -30,11 +30,7 @@ pub(crate) fn nomic_bert(fields: &Fields, architecture: &str) -> Result<EncoderC
         return original(fields, architecture);
     }
     let config = bert(fields, architecture)?;
-    let object = fields.object("rope_parameters")?;
-    let rope = match &object {
-        Some(object) => RopeConfig::from_object(fields, object, architecture, config.head_dim, THETA)?,
-        None => RopeConfig::with_theta(fields, config.head_dim, THETA)?,
-    };
+    let rope = RopeFamily { theta: THETA, ..RopeFamily::new(config.head_dim) }.read(fields, architecture)?;
     if fields.optional_size("head_dim", 1..=MAX_WIDTH)?.is_some_and(|head_dim| head_dim != config.head_dim) {
         return Err(fields.unsupported("head_dim", architecture));
     }
@@ -49,7 +45,7 @@ pub(crate) fn nomic_bert(fields: &Fields, architecture: &str) -> Result<EncoderC
 
 /// The fields of the first checkpoints. Positions past those trained with would need frequencies that follow the length.
 fn original(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
-    refuse_unless_neutral(fields, architecture, &SWITCHES)?;
+    refuse_unless_neutral(fields, architecture, &[], &SWITCHES)?;
     let fraction = fields.positive("rotary_emb_fraction", 1.0)?;
     if fraction != 1.0 || fields.text("activation_function")? != Some("swiglu") {
         let name = if fraction == 1.0 { "activation_function" } else { "rotary_emb_fraction" };
@@ -60,6 +56,7 @@ fn original(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
     let num_heads = fields.size("n_head", 1..=MAX_HEADS)?;
     let head_dim = divide(fields, "n_embd", hidden_size, "n_head", num_heads)?;
     let positions = fields.size("n_positions", 1..=MAX_POSITIONS)?;
+    let theta = fields.positive("rotary_emb_base", THETA)?;
     let trained = fields.optional_size("max_trained_positions", 1..=MAX_POSITIONS)?.unwrap_or(positions);
     Ok(EncoderConfig {
         vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
@@ -74,7 +71,7 @@ fn original(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
         positions: None,
         max_position_embeddings: positions,
         type_vocab_size: fields.optional_size("type_vocab_size", 1..=MAX_TYPES)?.unwrap_or(2),
-        rope: Some(RopeConfig::with_theta(fields, head_dim, fields.positive("rotary_emb_base", THETA)?)?),
+        rope: Some(RopeFamily { theta, ..RopeFamily::new(head_dim) }.read(fields, architecture)?),
         local: None,
         shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases {
