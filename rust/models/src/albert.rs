@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use rustllm_ops::Activation;
 
-use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
+use crate::config::encoder::EncoderConfig;
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, Head};
 use crate::loader::Loader;
-use crate::registry::EncoderHead;
+use crate::registry::{EncoderHead, HeadParts};
 use crate::{LoadError, bert};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
@@ -33,7 +33,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
 }
 
 fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<EncoderPostNormBlock, LoadError> {
-    let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
+    let (hidden, eps) = (config.hidden_size, config.norm_eps);
     let attention = loader.child("attention");
     Ok(EncoderPostNormBlock {
         attention: EncoderAttention {
@@ -43,21 +43,12 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<EncoderPostNormB
             params: config.attention_params(),
         },
         attention_norm: attention.layer_norm("LayerNorm", hidden, eps)?,
-        feed_forward: FeedForward::Plain {
-            up: loader.linear("ffn", inner, hidden, true)?,
-            down: loader.linear("ffn_output", hidden, inner, true)?,
-            activation: config.hidden_act,
-        },
+        feed_forward: loader.encoder_feed_forward("ffn", "ffn_output", config)?,
         feed_forward_norm: loader.layer_norm("full_layer_layer_norm", hidden, eps)?,
     })
 }
 
-pub(crate) fn head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
-) -> Result<Head, LoadError> {
+pub(crate) fn head(&HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>) -> Result<Head, LoadError> {
     let hidden = config.hidden_size;
     match kind {
         EncoderHead::SequenceClassification => Ok(Head::of([

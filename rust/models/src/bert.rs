@@ -4,10 +4,10 @@
 use rustllm_ops::Activation;
 
 use crate::LoadError;
-use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
+use crate::config::encoder::EncoderConfig;
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, Head};
 use crate::loader::Loader;
-use crate::registry::EncoderHead;
+use crate::registry::{EncoderHead, HeadParts};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
     let layers = base.child("encoder.layer");
@@ -22,7 +22,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
 }
 
 fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, LoadError> {
-    let (hidden, inner, eps) = (config.hidden_size, config.intermediate_size, config.norm_eps);
+    let (hidden, eps) = (config.hidden_size, config.norm_eps);
     let attention = loader.child("attention");
     let qkv = ["query", "key", "value"].map(|name| (name, hidden));
     Ok(Box::new(EncoderPostNormBlock {
@@ -33,11 +33,7 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, 
             params: config.attention_params(),
         },
         attention_norm: attention.layer_norm("output.LayerNorm", hidden, eps)?,
-        feed_forward: FeedForward::Plain {
-            up: loader.linear("intermediate.dense", inner, hidden, true)?,
-            down: loader.linear("output.dense", hidden, inner, true)?,
-            activation: config.hidden_act,
-        },
+        feed_forward: loader.encoder_feed_forward("intermediate.dense", "output.dense", config)?,
         feed_forward_norm: loader.layer_norm("output.LayerNorm", hidden, eps)?,
     }))
 }
@@ -45,12 +41,7 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, 
 /// Where the vocabulary's vectors are.
 pub(crate) const TABLE: &str = "embeddings.word_embeddings";
 
-pub(crate) fn head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
-) -> Result<Head, LoadError> {
+pub(crate) fn head(&HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>) -> Result<Head, LoadError> {
     let hidden = config.hidden_size;
     match kind {
         EncoderHead::SequenceClassification => Ok(Head::of([
@@ -66,11 +57,8 @@ pub(crate) fn head<'a>(
     }
 }
 
-pub(crate) fn roberta_head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
+pub(crate) fn roberta_head(
+    &HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>,
 ) -> Result<Head, LoadError> {
     let layers = ("classifier.dense", Activation::Tanh, "classifier.out_proj");
     match kind {
@@ -83,11 +71,8 @@ pub(crate) fn roberta_head<'a>(
     }
 }
 
-pub(crate) fn electra_head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
+pub(crate) fn electra_head(
+    &HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>,
 ) -> Result<Head, LoadError> {
     let layers = ("classifier.dense", Activation::Gelu, "classifier.out_proj");
     match kind {

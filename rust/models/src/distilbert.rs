@@ -2,10 +2,10 @@
 
 use rustllm_ops::Activation;
 
-use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock, FeedForward, Head};
+use crate::config::encoder::EncoderConfig;
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock, Head};
 use crate::loader::Loader;
-use crate::registry::EncoderHead;
+use crate::registry::{EncoderHead, HeadParts};
 use crate::{LoadError, bert};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
@@ -28,21 +28,12 @@ fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, 
             params: config.attention_params(),
         },
         attention_norm: loader.layer_norm("sa_layer_norm", hidden, eps)?,
-        feed_forward: FeedForward::Plain {
-            up: ffn.linear("lin1", config.intermediate_size, hidden, true)?,
-            down: ffn.linear("lin2", hidden, config.intermediate_size, true)?,
-            activation: config.hidden_act,
-        },
+        feed_forward: ffn.encoder_feed_forward("lin1", "lin2", config)?,
         feed_forward_norm: loader.layer_norm("output_layer_norm", hidden, eps)?,
     }))
 }
 
-pub(crate) fn head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
-) -> Result<Head, LoadError> {
+pub(crate) fn head(&HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>) -> Result<Head, LoadError> {
     let hidden = config.hidden_size;
     match kind {
         EncoderHead::SequenceClassification => {

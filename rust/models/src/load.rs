@@ -10,7 +10,7 @@ use crate::config::fields::Fields;
 use crate::layers::Head;
 use crate::loader::{Formats, Loader, Loading};
 use crate::pooler::{Finish, PooledOutput, Pooler, Reduction};
-use crate::registry::{Architecture, DecoderHead, EncoderFamily, EncoderHead, Found};
+use crate::registry::{Architecture, DecoderHead, EncoderFamily, EncoderHead, Found, HeadParts};
 use crate::sentence_transformers::SentenceTransformer;
 use crate::{Convert, LoadError, LoadOptions, LoadedModel, ModelConfig, Runner, config};
 
@@ -191,7 +191,7 @@ fn load_encoder(
     let loader = Loader::new(&loading);
     let base = loader.base_model(family.base.0, family.base.1);
     let model = Box::new((family.build)(&base, &config)?);
-    let layers = (family.head)(head, (&loader, &base), &config, labels)?;
+    let layers = (family.head)(&HeadParts { kind: head, loader: &loader, base: &base, config: &config, labels })?;
     let context = Context { backend, formats, reduction: options.pooler.reduction, finishes: options.pooler.finishes };
     let width = config.hidden_size;
     let each = |layers, finish, finishes| Some(PooledOutput::new(&[], width, layers, finish, finishes));

@@ -4,12 +4,12 @@
 use rustllm_ops::{EncoderAttentionParams, RopeTable};
 
 use crate::LoadError;
-use crate::config::encoder::{EncoderConfig, Labels};
+use crate::config::encoder::EncoderConfig;
 use crate::layers::{
     Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPreNormBlock, FeedForward, Head, HeadLayer,
 };
 use crate::loader::Loader;
-use crate::registry::EncoderHead;
+use crate::registry::{EncoderHead, HeadParts};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
     let (hidden, shifts) = (config.hidden_size, config.biases.norms);
@@ -61,12 +61,7 @@ fn block(
     }))
 }
 
-pub(crate) fn head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
-) -> Result<Head, LoadError> {
+pub(crate) fn head(&HeadParts { kind, loader, base, config, labels }: &HeadParts<'_, '_>) -> Result<Head, LoadError> {
     let (hidden, biases) = (config.hidden_size, config.biases);
     let transform = |last: HeadLayer| -> Result<Head, LoadError> {
         Ok(Head::of([

@@ -4,7 +4,7 @@ use rustllm_ops::EncoderAttentionParams;
 
 use crate::LoadError;
 use crate::config::encoder::EncoderConfig;
-use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock, FeedForward};
+use crate::layers::{Block, Encoder, EncoderAttention, EncoderPostNormBlock};
 use crate::loader::Loader;
 
 /// Half of the bias's rows: distances to one side.
@@ -52,11 +52,7 @@ fn block(
             params: params.clone(),
         },
         attention_norm: loader.layer_norm("attention.LayerNorm", hidden, eps)?,
-        feed_forward: FeedForward::Plain {
-            up: loader.linear("intermediate.dense", config.intermediate_size, hidden, true)?,
-            down: loader.linear("output.dense", hidden, config.intermediate_size, true)?,
-            activation: config.hidden_act,
-        },
+        feed_forward: loader.encoder_feed_forward("intermediate.dense", "output.dense", config)?,
         feed_forward_norm: loader.layer_norm("output.LayerNorm", hidden, eps)?,
     }))
 }

@@ -1,9 +1,9 @@
 //! NomicBERT (arXiv:2402.01613): BERT with rotary positions, gated feed-forward layers and few biases.
 
-use crate::config::encoder::{EncoderConfig, Labels};
+use crate::config::encoder::EncoderConfig;
 use crate::layers::{Block, Encoder, EncoderAttention, EncoderEmbedding, EncoderPostNormBlock, FeedForward, Head};
 use crate::loader::Loader;
-use crate::registry::EncoderHead;
+use crate::registry::{EncoderHead, HeadParts};
 use crate::{LoadError, bert};
 
 pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder, LoadError> {
@@ -42,17 +42,13 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
     })
 }
 
-pub(crate) fn head<'a>(
-    kind: EncoderHead,
-    (loader, base): (&Loader<'a>, &Loader<'a>),
-    config: &EncoderConfig,
-    labels: Labels,
-) -> Result<Head, LoadError> {
+pub(crate) fn head(parts: &HeadParts<'_, '_>) -> Result<Head, LoadError> {
+    let &HeadParts { kind, loader, base, config, .. } = parts;
     match kind {
         EncoderHead::MaskedLm => {
             let transform = ("transform.dense", config.hidden_act, "transform.layer_norm");
             loader.child("cls.predictions").masked_lm_head(transform, ("decoder", "bias"), (base, bert::TABLE), config)
         }
-        kind => bert::head(kind, (loader, base), config, labels),
+        _ => bert::head(parts),
     }
 }

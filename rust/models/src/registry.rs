@@ -70,8 +70,17 @@ fn none(_: &str) -> bool {
     false
 }
 
-type EncoderHeads =
-    for<'a> fn(EncoderHead, (&Loader<'a>, &Loader<'a>), &EncoderConfig, Labels) -> Result<Head, LoadError>;
+/// What a head is put together from.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct HeadParts<'l, 'a> {
+    pub(crate) kind: EncoderHead,
+    /// Of all tensors.
+    pub(crate) loader: &'l Loader<'a>,
+    /// Of the model's without the head.
+    pub(crate) base: &'l Loader<'a>,
+    pub(crate) config: &'l EncoderConfig,
+    pub(crate) labels: Labels,
+}
 
 /// A family of encoders.
 pub(crate) struct EncoderFamily {
@@ -83,8 +92,8 @@ pub(crate) struct EncoderFamily {
     pub(crate) config: fn(&Fields, &str) -> Result<EncoderConfig, LoadError>,
     /// Puts the model together, from the loader of the base.
     pub(crate) build: fn(&Loader<'_>, &EncoderConfig) -> Result<Encoder, LoadError>,
-    /// Puts a head together, from the loaders of all and of the base.
-    pub(crate) head: EncoderHeads,
+    /// Puts a head together.
+    pub(crate) head: fn(&HeadParts<'_, '_>) -> Result<Head, LoadError>,
 }
 
 const WORDS: &str = "embeddings.word_embeddings.weight";

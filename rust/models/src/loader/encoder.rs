@@ -4,7 +4,7 @@ use rustllm_ops::{Activation, Tensor, WeightFormat};
 
 use super::{Loader, Result};
 use crate::config::encoder::{EncoderConfig, Labels};
-use crate::layers::{EncoderEmbedding, Head, Linear, Norm};
+use crate::layers::{EncoderEmbedding, FeedForward, Head, Linear, Norm};
 use crate::registry::EncoderHead;
 
 impl Loader<'_> {
@@ -44,6 +44,16 @@ impl Loader<'_> {
             }
         }
         self.pack(&matrices, format, bias.then_some(biases.as_slice()))
+    }
+
+    /// A feed-forward layer without a gate, from its two linear layers' names.
+    pub(crate) fn encoder_feed_forward(&self, up: &str, down: &str, config: &EncoderConfig) -> Result<FeedForward> {
+        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        Ok(FeedForward::Plain {
+            up: self.linear(up, inner, hidden, true)?,
+            down: self.linear(down, hidden, inner, true)?,
+            activation: config.hidden_act,
+        })
     }
 
     /// `name.weight` and `name.bias`, scale and shift of a layer norm; in the oldest checkpoints `gamma` and `beta`.

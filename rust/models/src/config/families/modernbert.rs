@@ -1,11 +1,9 @@
-//! ModernBERT's field names.
+//! ModernBERT's field names: BERT's sizes, and its own switches.
 
+use super::bert::bert;
 use super::rotary::layer_types;
-use super::{
-    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon,
-    refuse_unless_neutral,
-};
-use crate::config::encoder::{Biases, EncoderConfig, LocalLayers, SharedLayers};
+use super::{MAX_LAYERS, MAX_POSITIONS, Result, activation, epsilon, refuse_unless_neutral};
+use crate::config::encoder::{Biases, EncoderConfig, LocalLayers};
 use crate::config::fields::Fields;
 use crate::config::rope::RopeFamily;
 use crate::pooler::Reduction;
@@ -13,35 +11,22 @@ use crate::pooler::Reduction;
 /// ModernBERT: rotary positions, of another base in the layers that see their neighbours only.
 pub(crate) fn modernbert(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
     refuse_unless_neutral(fields, architecture, &[], &["rope_scaling"])?;
-    let hidden_size = fields.size("hidden_size", 1..=MAX_WIDTH)?;
-    let num_layers = fields.size("num_hidden_layers", 1..=MAX_LAYERS)?;
-    let num_heads = fields.size("num_attention_heads", 1..=MAX_HEADS)?;
-    let head_dim = divide(fields, "hidden_size", hidden_size, "num_attention_heads", num_heads)?;
-    let positions = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
+    let config = bert(fields, architecture)?;
     let theta = fields.positive("global_rope_theta", 160_000.0)?;
-    let family = RopeFamily { theta, ..RopeFamily::new(head_dim) };
+    let family = RopeFamily { theta, ..RopeFamily::new(config.head_dim) };
     let local_theta = Some(("local_rope_theta", 10_000.0));
     let (rope, local_rope) = family.read_by_layer_type(fields, architecture, local_theta)?;
     Ok(EncoderConfig {
-        vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
-        embedding_size: hidden_size,
-        hidden_size,
-        intermediate_size: fields.size("intermediate_size", 1..=MAX_WIDTH)?,
-        num_layers,
-        num_heads,
-        head_dim,
         hidden_act: activation(fields, "hidden_activation", "gelu")?,
         norm_eps: epsilon(fields, "norm_eps", 1e-5)?,
         positions: None,
-        max_position_embeddings: positions,
         type_vocab_size: 0,
         rope: Some(rope),
         local: Some(LocalLayers {
             window: fields.optional_size("local_attention", 1..=MAX_POSITIONS)?.unwrap_or(128) / 2,
             rope: local_rope,
-            layers: local_layers(fields, num_layers)?,
+            layers: local_layers(fields, config.num_layers)?,
         }),
-        shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases {
             attention: fields.flag("attention_bias", false)?,
             mlp: fields.flag("mlp_bias", false)?,
@@ -55,8 +40,7 @@ pub(crate) fn modernbert(fields: &Fields, architecture: &str) -> Result<EncoderC
             Some(_) => return Err(fields.invalid("classifier_pooling", "cls or mean")),
         },
         classifier_act: activation(fields, "classifier_activation", "gelu")?,
-        max_model_len: positions,
-        dtype: dtype(fields)?,
+        ..config
     })
 }
 
