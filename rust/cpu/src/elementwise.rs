@@ -15,15 +15,6 @@ pub(crate) unsafe fn add_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
     }
 }
 
-/// `x = min(max(x, -limit), limit)`.
-#[inline(always)]
-pub(crate) unsafe fn clamp<S: Simd>(x: *mut f32, limit: f32, n: usize) {
-    for i in (0..n).step_by(LANES) {
-        let above = S::max(S::load_partial(x.add(i), n - i), S::splat(-limit));
-        S::store_partial(x.add(i), S::min(above, S::splat(limit)), n - i);
-    }
-}
-
 /// `x *= factor`.
 #[inline(always)]
 pub(crate) unsafe fn scale<S: Simd>(x: *mut f32, factor: f32, n: usize) {
@@ -75,5 +66,14 @@ pub(crate) unsafe fn rotary<S: Simd>(x: *mut f32, cos: *const f32, sin: *const f
         let second = S::mul_add(b, cos, S::mul(a, sin));
         S::store_partial(x.add(i), first, n);
         S::store_partial(x.add(half + i), second, n);
+    }
+}
+
+/// `x = min(max(x, -limit), limit)`.
+#[inline(always)]
+pub(crate) unsafe fn clamp<S: Simd>(x: *mut f32, limit: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let above = S::max(S::load_partial(x.add(i), n - i), S::splat(-limit));
+        S::store_partial(x.add(i), S::min(above, S::splat(limit)), n - i);
     }
 }

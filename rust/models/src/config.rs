@@ -84,6 +84,23 @@ pub struct AttentionConfig {
     pub clip_qkv: Option<f32>,
 }
 
+impl AttentionConfig {
+    /// Attention over heads as they are projected, without biases.
+    pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: None,
+            soft_cap: None,
+            alibi_slopes: None,
+            clip_qkv: None,
+        }
+    }
+}
+
 /// How the attention and the feed-forward of a layer are put together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockKind {

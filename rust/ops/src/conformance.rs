@@ -398,13 +398,15 @@ impl AttentionCase {
     /// # Errors
     /// No memory.
     pub fn params(&self, backend: &dyn Backend) -> Result<AttentionParams> {
-        let heads = self.shape.num_heads;
-        let slopes: Vec<f32> = (1..=heads).map(|head| 0.5f32.powi(head as i32)).collect();
-        Ok(AttentionParams {
-            alibi_slopes: self.alibi.then(|| backend.tensor(&slopes, 1, heads)).transpose()?,
-            sinks: self.sinks.then(|| random_tensor(backend, 1, heads, 4)).transpose()?,
-            ..self.shape.clone()
-        })
+        let (heads, mut params) = (self.shape.num_heads, self.shape.clone());
+        if self.alibi {
+            let slopes: Vec<f32> = (1..=heads).map(|head| 0.5f32.powi(head as i32)).collect();
+            params.alibi_slopes = Some(backend.tensor(&slopes, 1, heads)?);
+        }
+        if self.sinks {
+            params.sinks = Some(random_tensor(backend, 1, heads, 4)?);
+        }
+        Ok(params)
     }
 
     fn max_blocks(&self) -> usize {

@@ -1,11 +1,9 @@
 //! The fields that GPT-2 and the decoders after it have in common, under the names that a family gives them.
 
-use super::{
-    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon, scale_of,
-};
+use super::{Decoder, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Result, activation, divide, epsilon};
 use crate::ModelConfig;
 use crate::config::fields::Fields;
-use crate::config::{AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig, NormKind};
+use crate::config::{AttentionConfig, FeedForwardConfig, NormConfig, NormKind};
 
 /// How a family spells its fields, and what it says where the file does not. Of several spellings, the first that the file has
 /// counts.
@@ -47,15 +45,10 @@ impl LayerNormFamily {
         let position_name = spelling(fields, self.positions.0);
         let positions = fields.optional_size(position_name, 1..=MAX_POSITIONS)?.or(self.positions.1);
         let positions = positions.ok_or_else(|| fields.missing(position_name))?;
-        let layer =
-            LayerConfig { attention_scale: scale_of(attention.head_dim as f64), sliding_window: None, rope: None };
-        let num_layers = fields.size(spelling(fields, self.num_layers), 1..=MAX_LAYERS)?;
-        Ok(ModelConfig {
-            architecture,
-            vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
+        let decoder = Decoder {
             hidden_size,
-            embedding_size: hidden_size,
-            block: BlockKind::PreNorm,
+            num_layers: fields.size(spelling(fields, self.num_layers), 1..=MAX_LAYERS)?,
+            positions,
             attention,
             feed_forward: FeedForwardConfig {
                 intermediate_size: intermediate_size.unwrap_or(4 * hidden_size),
@@ -63,31 +56,16 @@ impl LayerNormFamily {
                 bias: true,
             },
             norm: NormConfig { kind: NormKind::Layer { bias: true }, eps: epsilon(fields, self.norm_eps, 1e-5)? },
-            layers: vec![layer; num_layers],
-            multipliers: Multipliers::default(),
-            logit_soft_cap: None,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
-            max_position_embeddings: positions,
-            max_model_len: positions,
-            dtype: dtype(fields)?,
-            eos_token_ids: fields.token_ids("eos_token_id")?,
-        })
+            tie_word_embeddings: self.tie_word_embeddings,
+        };
+        Ok(with_biases(decoder.read(fields, architecture)?, true))
     }
 
     fn attention(&self, fields: &Fields, hidden_size: usize) -> Result<AttentionConfig> {
         let name = spelling(fields, self.num_heads);
         let num_heads = fields.size(name, 1..=MAX_HEADS)?;
-        Ok(AttentionConfig {
-            num_heads,
-            num_kv_heads: num_heads,
-            head_dim: divide(fields, spelling(fields, self.hidden_size), hidden_size, name, num_heads)?,
-            qkv_bias: true,
-            output_bias: true,
-            qk_norm: None,
-            soft_cap: None,
-            alibi_slopes: None,
-            clip_qkv: None,
-        })
+        let head_dim = divide(fields, spelling(fields, self.hidden_size), hidden_size, name, num_heads)?;
+        Ok(AttentionConfig::new(num_heads, num_heads, head_dim))
     }
 }
 

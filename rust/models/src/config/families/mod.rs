@@ -31,7 +31,8 @@ use rustllm_ops::{Activation, DType};
 use serde_json::Value;
 
 use super::fields::Fields;
-use crate::LoadError;
+use super::{AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig};
+use crate::{LoadError, ModelConfig};
 pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
 pub(crate) use bloom::bloom;
@@ -132,6 +133,44 @@ fn refuse_unless_neutral(fields: &Fields, architecture: &str, implements: &[&str
     match switch.or_else(|| FACTORS.iter().filter(unknown).find(|name| scaled(name))) {
         Some(name) => Err(fields.unsupported(name, architecture)),
         None => Ok(()),
+    }
+}
+
+/// What families read under names of their own.
+struct Decoder {
+    hidden_size: usize,
+    num_layers: usize,
+    /// Longest sequence, or the context a rotary model was configured for.
+    positions: usize,
+    attention: AttentionConfig,
+    feed_forward: FeedForwardConfig,
+    norm: NormConfig,
+    /// Whether the output projection is the embedding where the file does not say.
+    tie_word_embeddings: bool,
+}
+
+impl Decoder {
+    /// Adds what all families read alike: a decoder of layers all alike, one part after the other, without rotary positions.
+    fn read(self, fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
+        let attention_scale = scale_of(self.attention.head_dim as f64);
+        Ok(ModelConfig {
+            architecture,
+            vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
+            hidden_size: self.hidden_size,
+            embedding_size: self.hidden_size,
+            block: BlockKind::PreNorm,
+            attention: self.attention,
+            feed_forward: self.feed_forward,
+            norm: self.norm,
+            layers: vec![LayerConfig { attention_scale, sliding_window: None, rope: None }; self.num_layers],
+            multipliers: Multipliers::default(),
+            logit_soft_cap: None,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
+            max_position_embeddings: self.positions,
+            max_model_len: self.positions,
+            dtype: dtype(fields)?,
+            eos_token_ids: fields.token_ids("eos_token_id")?,
+        })
     }
 }
 
