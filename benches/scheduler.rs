@@ -24,6 +24,7 @@ fn scheduler(max_num_batched_tokens: usize) -> Scheduler {
         block_size: BLOCK_SIZE,
         num_blocks: 1 << 17,
         enable_prefix_caching: true,
+        enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,
         eos_token_ids: vec![2],
     })
@@ -41,6 +42,7 @@ fn request(number: usize, prompt_len: usize, shared: usize) -> Request {
         priority: 0,
         cache_salt: None,
         seed: 0,
+        pooling: None,
     }
 }
 

@@ -63,7 +63,7 @@ impl BlockManager {
     /// Fills `hits` with the cached blocks that continue the sequence's full blocks, leaving the last token over.
     fn find_cached_prefix(&mut self, sequence: &mut Sequence) {
         self.hits.clear();
-        if !self.enable_prefix_caching || sequence.computes_prompt_logprobs() {
+        if !self.enable_prefix_caching || sequence.skips_prefix_cache() {
             return;
         }
         let first = sequence.num_computed_tokens / self.block_size;

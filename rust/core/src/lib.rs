@@ -14,6 +14,7 @@
 //!     block_size: 16,
 //!     num_blocks: 64,
 //!     enable_prefix_caching: true,
+//!     enable_chunked_prefill: true,
 //!     policy: SchedulingPolicy::Fcfs,
 //!     eos_token_ids: vec![2],
 //! })?;
@@ -24,6 +25,7 @@
 //!     priority: 0,
 //!     cache_salt: None,
 //!     seed: 0,
+//!     pooling: None,
 //! })?;
 //! let mut num_tokens = 0;
 //! while scheduler.has_unfinished() {
@@ -38,6 +40,7 @@
 mod block_hash;
 mod block_manager;
 mod block_pool;
+mod pooling;
 mod request;
 mod sampling_params;
 mod scheduler;
@@ -46,6 +49,7 @@ mod sequence_table;
 
 pub use block_hash::BlockHash;
 pub use block_pool::{BlockId, BlockPool};
+pub use pooling::{PoolingInput, PoolingParams, PoolingTask};
 pub use request::{FinishReason, Request};
 pub use sampling_params::{GREEDY_TEMPERATURE, MAX_BAD_WORDS, MAX_N, ParamError, SamplingParams};
 pub use scheduler::{

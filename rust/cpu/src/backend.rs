@@ -2,9 +2,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, Expert, GatedActivation, HostMatrix,
-    Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
-    WeightFormat, check,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::Arena;
@@ -18,7 +18,7 @@ use crate::pool::{Pool, default_num_threads};
 use crate::route::route_row;
 use crate::step::Step;
 use crate::view::{View, require_disjoint};
-use crate::{CpuError, Isa, attend, linear, select_isa};
+use crate::{CpuError, Isa, attend, encoder_attend, linear, select_isa};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cpu";
@@ -316,6 +316,24 @@ impl Backend for CpuBackend {
             sinks: of_heads(&params.sinks)?,
         };
         attend::attend(&mut step, self.kernels, queries, cache, metadata, (params, rules), to)?;
+        Ok(result)
+    }
+
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
+    ) -> Result<Tensor> {
+        check::encoder_attention(q, k, v, query_start_loc, params)?;
+        let bias = params.relative_bias.as_ref().map(|bias| self.view(bias)).transpose()?;
+        let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
+        let mut step = self.step();
+        let (result, out) = step.result(q.rows, q.cols)?;
+        let operands = encoder_attend::Operands { q, k, v, bias, out };
+        encoder_attend::attend(&mut step, self.kernels, operands, query_start_loc.as_slice(), params)?;
         Ok(result)
     }
 

@@ -9,6 +9,7 @@
 //! A value is checked before anything as large as it says is allocated, and a field that changes the computation in a
 //! way that is not implemented is refused: a model that loads computes what its authors meant.
 
+pub(crate) mod encoder;
 pub(crate) mod families;
 pub(crate) mod fields;
 mod moe;
@@ -20,12 +21,12 @@ use rustllm_ops::{Activation, AttentionParams, DType};
 use serde_json::{Map, Value};
 
 use crate::LoadError;
-use crate::registry::{self, Architecture};
+use crate::registry::{self, Architecture, Found};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
 pub use moe::{MoeConfig, SharedExpertConfig};
 
-/// What a model computes, in one vocabulary for all families.
+/// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The entry of `architectures` that the registry knows.
@@ -212,29 +213,23 @@ impl ModelConfig {
     /// # Errors
     /// [`LoadError`] naming the file, the field, its value and what is allowed.
     pub fn from_dir(dir: &Path, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
-        Ok(Self::read(dir, overrides)?.0)
+        let fields = read_fields(dir, overrides)?;
+        match find_architecture(&fields)? {
+            (_, Found::Decoder(architecture, _)) => Self::read(dir, &fields, architecture),
+            (name, Found::Encoder(..)) => Err(fields.unsupported("architectures", name)),
+        }
     }
 
-    /// [`from_dir`](Self::from_dir), and the registry's line for the architecture.
-    pub(crate) fn read(dir: &Path, overrides: &Map<String, Value>) -> Result<(Self, &'static Architecture), LoadError> {
-        let mut fields = Fields::read_required(&dir.join("config.json"))?;
-        fields.apply(overrides);
-        let found = fields.texts("architectures")?.ok_or_else(|| fields.missing("architectures"))?;
-        let Some(architecture) = registry::find(&found) else {
-            return Err(LoadError::UnsupportedArchitecture {
-                path: fields.path().into(),
-                found: found.into_iter().map(str::to_owned).collect(),
-                supported: registry::supported_architectures(),
-            });
-        };
-        let mut config = (architecture.config)(&fields, architecture.name)?;
+    /// Reads the fields of a `config.json` as `architecture` does.
+    pub(crate) fn read(dir: &Path, fields: &Fields, architecture: &'static Architecture) -> Result<Self, LoadError> {
+        let mut config = (architecture.config)(fields, architecture.name)?;
         if let Some(generation) = Fields::read(&dir.join("generation_config.json"))? {
             let ids = generation.token_ids("eos_token_id")?;
             if !ids.is_empty() {
                 config.eos_token_ids = ids;
             }
         }
-        Ok((config, architecture))
+        Ok(config)
     }
 
     /// Attention layers of the model.
@@ -272,4 +267,21 @@ impl ModelConfig {
             ..AttentionParams::new(num_heads, num_kv_heads, head_dim)
         }
     }
+}
+
+/// `dir/config.json` with `overrides` put over its fields.
+pub(crate) fn read_fields(dir: &Path, overrides: &Map<String, Value>) -> Result<Fields, LoadError> {
+    let mut fields = Fields::read_required(&dir.join("config.json"))?;
+    fields.apply(overrides);
+    Ok(fields)
+}
+
+/// The supported one of the file's `architectures`.
+pub(crate) fn find_architecture(fields: &Fields) -> Result<(&str, Found), LoadError> {
+    let found = fields.texts("architectures")?.ok_or_else(|| fields.missing("architectures"))?;
+    registry::find(&found).ok_or_else(|| LoadError::UnsupportedArchitecture {
+        path: fields.path().into(),
+        found: found.into_iter().map(str::to_owned).collect(),
+        supported: registry::supported_architectures(),
+    })
 }

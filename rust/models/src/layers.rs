@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   Decoder    Embedding ─► [Block] * n ─► Norm ─► LmHead
+//!   Encoder    EncoderEmbedding ─► [Block] * n ─► Head
 //!   PreNormBlock  stream ─► Norm ─► Attention   ─┐    stream: a ResidualStream, which adds an output to the residual
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
 //!                 stream ─► Norm ─► FeedForward ─┐
@@ -16,7 +17,10 @@
 mod attention;
 mod block;
 mod decoder;
+mod encoder;
+mod encoder_block;
 mod feed_forward;
+mod head;
 mod latent_attention;
 mod linear;
 mod moe;
@@ -26,7 +30,10 @@ mod residual;
 pub(crate) use attention::{Attention, SelfAttention};
 pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
+pub(crate) use encoder::{Encoder, EncoderEmbedding};
+pub(crate) use encoder_block::{EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
 pub(crate) use feed_forward::FeedForward;
+pub(crate) use head::{Head, HeadLayer};
 pub(crate) use latent_attention::LatentAttention;
 pub(crate) use linear::Linear;
 pub(crate) use moe::Moe;

@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
+    KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -16,6 +16,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 /// A device a model runs on: memory, weights and about twenty coarse ops.
@@ -174,6 +176,22 @@ pub trait Backend: Debug + Send + Sync {
         layer: &KvCacheLayer,
         metadata: &AttentionMetadata,
         params: &AttentionParams,
+    ) -> Result<Tensor>;
+
+    /// Attention of `q`, `[rows, num_heads * head_dim]`, over all keys and values of each row's sequence, before it and
+    /// after it: those of the rows `k` and `v`, `[rows, num_kv_heads * head_dim]`. Same shape as `q`.
+    ///
+    /// `query_start_loc` has the first row of each sequence, then the number of rows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads, rows and sequences do not fit together.
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
     ) -> Result<Tensor>;
 
     /// `activation(x)`, elementwise.

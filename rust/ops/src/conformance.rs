@@ -4,6 +4,7 @@
 //! [`ReferenceBackend`]'s; tests of bit equality (threads, instruction sets) compare two runs of [`Case::outputs`].
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
+mod encoder;
 mod moe;
 
 use std::fmt;
@@ -12,6 +13,8 @@ use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, KvCacheDType, KvCacheSpec,
     ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat,
 };
+
+pub use encoder::{EncoderCase, encoder_table};
 
 /// Every weight dtype.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -136,6 +139,7 @@ pub fn cases() -> Vec<Case> {
     rotary_cases(&mut cases);
     attention_cases(&mut cases);
     moe::cases(&mut cases);
+    encoder::encoder_attention_cases(&mut cases);
     cases
 }
 
@@ -312,7 +316,7 @@ fn norm_cases(cases: &mut Vec<Case>) {
 fn elementwise_cases(cases: &mut Vec<Case>) {
     // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
     let tolerance = 2e-6;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
         for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
             cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
                 rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)

@@ -3,6 +3,7 @@
 //! It defines what the ops mean, runs any model before a fast kernel exists, and keeps the whole computation in
 //! candle's differentiable tensors. It makes no promise of speed.
 
+mod encoder;
 mod moe;
 
 use std::any::Any;
@@ -11,9 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, Expert, GatedActivation, HostMatrix,
-    Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Storage, Tensor, Weight,
-    WeightFormat, check, quantize,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    RoutingParams, Storage, Tensor, Weight, WeightFormat, check, quantize,
 };
 
 const NAME: &str = "reference";
@@ -105,6 +106,7 @@ fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
         Activation::Relu => x.relu()?,
+        Activation::Tanh => x.tanh()?,
     })
 }
 
@@ -269,6 +271,28 @@ impl Backend for ReferenceBackend {
         wrap(Candle::cat(&outputs, 0)?)
     }
 
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
+    ) -> Result<Tensor> {
+        check::encoder_attention(q, k, v, query_start_loc, params)?;
+        let bias = params.relative_bias.as_ref().map(candle).transpose()?;
+        let sequences = query_start_loc.as_slice().windows(2).filter(|bounds| bounds[0] < bounds[1]);
+        let outputs = sequences.map(|bounds| {
+            let (start, len) = (bounds[0] as usize, (bounds[1] - bounds[0]) as usize);
+            let part = |x: &Tensor| -> Result<Candle> { Ok(candle(x)?.narrow(0, start, len)?) };
+            encoder::attend(&part(q)?, &part(k)?, &part(v)?, bias.as_ref(), params)
+        });
+        match outputs.collect::<Result<Vec<_>>>()?.as_slice() {
+            [] => Ok(q.clone()),
+            outputs => wrap(Candle::cat(outputs, 0)?),
+        }
+    }
+
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         wrap(activate(&candle(x)?, activation)?)
     }
@@ -356,4 +380,10 @@ fn attend(
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.narrow(2, 0, keys)?.contiguous()?;
     let out = weights.matmul(&gather(&cache.values)?.contiguous()?)?;
     Ok(out.transpose(0, 1)?.reshape((rows, params.num_heads * params.head_dim))?)
+}
+
+/// Over the last dimension.
+fn softmax(scores: &Candle) -> Result<Candle> {
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    Ok(weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?)
 }

@@ -27,6 +27,8 @@ pub struct SchedulerConfig {
     pub num_blocks: usize,
     /// Whether blocks are shared between sequences of the same prefix.
     pub enable_prefix_caching: bool,
+    /// Whether a prompt may be computed in several steps. If not, `max_num_batched_tokens` must reach `max_model_len`.
+    pub enable_chunked_prefill: bool,
     /// Which sequence goes first.
     pub policy: SchedulingPolicy,
     /// Tokens that end a sequence unless its `ignore_eos` is set.
@@ -68,6 +70,10 @@ impl SchedulerConfig {
             if value >= u32::MAX as usize {
                 return Err(ConfigError { field, value, allowed: "less than 2^32 - 1" });
             }
+        }
+        if !self.enable_chunked_prefill && self.max_num_batched_tokens < self.max_model_len {
+            let allowed = "at least max_model_len where prompts are computed in one step";
+            return Err(ConfigError { field: "max_num_batched_tokens", value: self.max_num_batched_tokens, allowed });
         }
         Ok(())
     }

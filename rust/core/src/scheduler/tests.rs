@@ -2,6 +2,7 @@
 
 mod door;
 mod order;
+mod pooling;
 mod prefix;
 mod stop;
 
@@ -21,6 +22,7 @@ fn setup() -> Setup {
         block_size: 4,
         num_blocks: 100,
         enable_prefix_caching: true,
+        enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,
         eos_token_ids: vec![EOS],
     })
@@ -71,6 +73,7 @@ fn request(id: &str, first: u32, len: usize) -> Request {
         priority: 0,
         cache_salt: None,
         seed: 0,
+        pooling: None,
     }
 }
 

@@ -42,6 +42,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
             block_size,
             num_blocks: (MAX_MODEL_LEN - 1).div_ceil(block_size) + spare,
             enable_prefix_caching,
+            enable_chunked_prefill: true,
             policy,
             eos_token_ids: vec![EOS],
         },

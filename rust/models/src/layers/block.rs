@@ -1,4 +1,5 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use rustllm_ops::Result;
 
@@ -10,6 +11,13 @@ use crate::{ForwardContext, LoadError, ModelConfig};
 /// One layer of a model: reads the stream and adds to it.
 pub(crate) trait Block: Debug + Send + Sync {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()>;
+}
+
+/// A layer whose weights others have too.
+impl<B: Block> Block for Arc<B> {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        self.as_ref().forward(ctx, stream)
+    }
 }
 
 /// Builds layer `layer` from what is under its name.

@@ -132,6 +132,10 @@ impl Model for Decoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.lm_head.projection.weight.out_features
+        self.embedding.tokens.out_features
+    }
+
+    fn num_layers(&self) -> usize {
+        self.blocks.len()
     }
 }

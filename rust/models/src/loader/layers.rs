@@ -14,8 +14,11 @@ impl Loader<'_> {
         Ok(self.pack(&[matrix], self.loading.formats.table, None)?.weight)
     }
 
-    /// `linear` with `name.bias`.
+    /// The output projection `linear` with `name.bias`.
     pub(crate) fn with_bias(&self, linear: Linear, name: &str) -> Result<Linear> {
+        if !self.loading.generates {
+            return Ok(linear);
+        }
         let values = self.values(&format!("{name}.bias"), linear.weight.out_features)?;
         Ok(Linear { bias: Some(self.vector(&values)?), ..linear })
     }

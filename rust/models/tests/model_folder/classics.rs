@@ -115,7 +115,7 @@ fn every_tensor_is_needed_and_prefixes_are_not() {
 #[test]
 fn the_spelling_of_the_authors_of_mpt_is_known() {
     let folder = Folder::golden("mpt").with("architectures", json!(["MPTForCausalLM"]));
-    assert_eq!(try_load(&folder).unwrap().config.architecture, "MptForCausalLM");
+    assert_eq!(try_load(&folder).unwrap().architecture, "MptForCausalLM");
 }
 
 #[test]

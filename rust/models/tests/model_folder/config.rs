@@ -190,7 +190,7 @@ fn unsupported_architectures_list_the_supported_and_run_nothing() {
     assert!(matches!(error, LoadError::UnsupportedArchitecture { .. }));
     // Python beside a supported architecture is not looked at either.
     let known = folder.with("architectures", json!(["EvilForCausalLM", "LlamaForCausalLM"]));
-    assert_eq!(try_load(&known).unwrap().config.architecture, "LlamaForCausalLM");
+    assert_eq!(try_load(&known).unwrap().architecture, "LlamaForCausalLM");
     assert!(!marker.exists());
 }
 

@@ -1,9 +1,12 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod albert;
 mod alibi;
+mod bert;
 mod bloom;
 mod cohere;
 mod deepseek;
+mod distilbert;
 mod falcon;
 mod gemma;
 mod gpt2;
@@ -13,8 +16,11 @@ mod gptj;
 mod granite;
 mod layer_norm;
 mod llama;
+mod modernbert;
 mod moe;
+mod mpnet;
 mod mpt;
+mod nomic_bert;
 mod olmo;
 mod opt;
 mod phi;
@@ -30,9 +36,12 @@ use serde_json::Value;
 use super::fields::Fields;
 use super::{AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig};
 use crate::{LoadError, ModelConfig};
+pub(crate) use albert::albert;
+pub(crate) use bert::{bert, electra, roberta};
 pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
 pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
+pub(crate) use distilbert::distilbert;
 pub(crate) use falcon::falcon;
 pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
 pub(crate) use gpt_neox::gpt_neox;
@@ -41,8 +50,11 @@ pub(crate) use gpt2::{gpt_bigcode, gpt2};
 pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use modernbert::modernbert;
 pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
+pub(crate) use mpnet::mpnet;
 pub(crate) use mpt::mpt;
+pub(crate) use nomic_bert::nomic_bert;
 pub(crate) use olmo::{olmo2, olmo3};
 pub(crate) use opt::opt;
 pub(crate) use phi::phi;
@@ -51,14 +63,16 @@ pub(crate) use smollm3::smollm3;
 pub(crate) use stablelm::stablelm;
 pub(crate) use starcoder2::starcoder2;
 
-type Result<T> = std::result::Result<T, LoadError>;
+pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
 /// More layers, heads or elements than any model has; a value past it is a broken file.
 const MAX_LAYERS: usize = 10_000;
 const MAX_HEADS: usize = 65_536;
-const MAX_WIDTH: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 31;
 pub(in crate::config) const MAX_POSITIONS: usize = i32::MAX as usize;
+const MAX_TYPES: usize = 65_536;
+pub(crate) const MAX_LABELS: usize = 1 << 24;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
 const SWITCHES: [&str; 34] = [
