@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from typing import Any
 
 from rustllm._core import EngineStats, ModelInfo
@@ -25,8 +25,11 @@ from rustllm.inputs import ParsedPrompt, PromptType, parse_prompt
 from rustllm.model_loader import LoadedModel, load_model
 from rustllm.output_collector import OutputCollector
 from rustllm.outputs import RequestOutput
+from rustllm.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from rustllm.pooling_params import PoolingParams
+from rustllm.pooling_processor import PoolingProcessor, PoolingRequest
 from rustllm.processor import EngineRequest, Processor
-from rustllm.sampling_params import SamplingParams
+from rustllm.sampling_params import RequestOutputKind, SamplingParams
 from rustllm.step_thread import StepThread
 from rustllm.tokenizer import Tokenizer
 
@@ -37,7 +40,7 @@ _LONG_TEXT = 16_384
 
 
 class AsyncEngine:
-    """Generates for many coroutines at once.
+    """Generates, or pools, for many coroutines at once.
 
     >>> engine = AsyncEngine(EngineArgs())
     >>> async for output in engine.generate("def fibonacci(n):", SamplingParams(), "request-1"):
@@ -54,6 +57,7 @@ class AsyncEngine:
     def __init__(self, engine_args: EngineArgs) -> None:
         self.model: LoadedModel = load_model(engine_args)
         self.processor = Processor(self.model)
+        self.pooling_processor = PoolingProcessor(self.model)
         self._steps = StepThread(
             self.model.engine,
             self.model.tokenizer,
@@ -120,8 +124,8 @@ class AsyncEngine:
         if prompt_text is not None and parsed.text is None:
             parsed = ParsedPrompt(prompt_text, parsed.token_ids, parsed.cache_salt)
         request = await self._process(parsed, sampling_params, tokenization_kwargs)
-        collector = OutputCollector(request.params.output_kind)
-        state = self._steps.add(request_id, request, collector, priority)
+        collector: OutputCollector[RequestOutput] = OutputCollector(request.params.output_kind)
+        [state] = self._steps.add([(request_id, request, collector)], priority)
         try:
             while True:
                 output = await collector.get()
@@ -130,6 +134,64 @@ class AsyncEngine:
                     return
         finally:
             self._steps.drop(state)
+
+    async def encode(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+        """Pools one prompt; leaving the generator early aborts the request.
+
+        Args:
+            prompt: Text or token ids.
+            pooling_params: What to make of it; its `task` must be set.
+            request_id: Name of the request in outputs; must not be in use.
+            tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`, `truncation_side`.
+            priority: Lower runs first under `scheduling_policy="priority"`.
+
+        Yields:
+            The one output.
+
+        Raises:
+            ValidationError: a prompt or parameter that cannot be used.
+            EngineDeadError: the engine has stopped.
+        """
+        task = pooling_params.task or ""
+        self.pooling_processor.check_task(task, method="AsyncEngine.encode()")
+        prefix = self.pooling_processor.templates.prefix() if "embed" in task else ""
+        requests = self.pooling_processor.process(
+            [parse_prompt(prompt)],
+            [pooling_params],
+            task,
+            tokenization_kwargs=tokenization_kwargs,
+            prefix=prefix,
+        )
+        [output] = await self.pool(requests, [request_id], priority=priority)
+        yield output
+
+    async def pool(
+        self, requests: Sequence[PoolingRequest], request_ids: Sequence[str], *, priority: int = 0
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """Runs processed pooling requests, all or none; cancelling it aborts them.
+
+        Raises:
+            ValidationError: a request that cannot be used.
+            EngineDeadError: the engine has stopped.
+        """
+        collectors: list[OutputCollector[PoolingRequestOutput[PoolingOutput]]] = [
+            OutputCollector(RequestOutputKind.FINAL_ONLY) for _ in requests
+        ]
+        states = self._steps.add(
+            list(zip(request_ids, requests, collectors, strict=True)), priority
+        )
+        try:
+            return [await collector.get() for collector in collectors]
+        finally:
+            self._steps.drop(*states)
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests early: their last output says `abort`. Unknown ids are ignored."""
