@@ -82,7 +82,9 @@ def test_bad_lines_are_named(
     assert message in capsys.readouterr().err
 
 
-def test_a_missing_file_is_told(capsys: pytest.CaptureFixture[str], sentence_model: Path) -> None:
+def test_a_missing_file_is_told_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with pytest.raises(SystemExit):
-        main(["embed", "missing.txt", "--model", str(sentence_model)])
+        main(["embed", "missing.txt", "--model", "missing/model"])
     assert "cannot read missing.txt: No such file" in capsys.readouterr().err

@@ -16,7 +16,7 @@ def run(arguments: list[str]) -> int:
     parser = _parser()
     args = parser.parse(arguments)
     engine = engine_args(parser, args, args.model)
-    lines = read_lines(parser, args)
+    portions = batches(read_lines(parser, args))
 
     from rustllm.llm import LLM
     from rustllm.pooling_params import PoolingParams
@@ -24,7 +24,7 @@ def run(arguments: list[str]) -> int:
     params = PoolingParams(use_activation=args.use_activation, dimensions=args.dimensions)
     llm = LLM.from_engine_args(engine)
     index = 0
-    for batch in batches(lines):
+    for batch in portions:
         outputs = llm.embed(
             [line.text for line in batch],
             pooling_params=params,

@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TextIO
 
@@ -80,10 +80,15 @@ def read_lines(parser: Parser, args: argparse.Namespace) -> Iterator[TextLine]:
                 yield TextLine(text, {})
 
 
-def batches(lines: Iterator[TextLine]) -> Iterator[list[TextLine]]:
-    """The texts in portions."""
-    while batch := list(itertools.islice(lines, BATCH)):
-        yield batch
+def batches(lines: Iterator[TextLine]) -> Iterable[list[TextLine]]:
+    """The texts in portions; the first is read at once, before a model is loaded for nothing."""
+
+    def portions() -> Iterator[list[TextLine]]:
+        while batch := list(itertools.islice(lines, BATCH)):
+            yield batch
+
+    first = list(itertools.islice(lines, BATCH))
+    return itertools.chain([first], portions()) if first else ()
 
 
 def tokenization_kwargs(args: argparse.Namespace) -> dict[str, Any]:
