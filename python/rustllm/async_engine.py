@@ -14,9 +14,10 @@ Nothing here blocks the event loop: long prompts are tokenized on a thread of th
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from rustllm._core import EngineStats, ModelInfo
 from rustllm.engine_args import EngineArgs
@@ -34,6 +35,8 @@ from rustllm.step_thread import StepThread
 from rustllm.tokenizer import Tokenizer
 
 __all__ = ["AsyncEngine"]
+
+T = TypeVar("T")
 
 _LONG_TEXT = 16_384
 """Characters from which a prompt is tokenized off the event loop."""
@@ -163,12 +166,17 @@ class AsyncEngine:
         task = pooling_params.task or ""
         self.pooling_processor.check_task(task, method="AsyncEngine.encode()")
         prefix = self.pooling_processor.templates.prefix() if "embed" in task else ""
-        requests = self.pooling_processor.process(
-            [parse_prompt(prompt)],
-            [pooling_params],
-            task,
-            tokenization_kwargs=tokenization_kwargs,
-            prefix=prefix,
+        parsed = parse_prompt(prompt)
+        requests = await _beside(
+            parsed,
+            functools.partial(
+                self.pooling_processor.process,
+                [parsed],
+                [pooling_params],
+                task,
+                tokenization_kwargs=tokenization_kwargs,
+                prefix=prefix,
+            ),
         )
         [output] = await self.pool(requests, [request_id], priority=priority)
         yield output
@@ -248,9 +256,13 @@ class AsyncEngine:
         params: SamplingParams,
         tokenization_kwargs: Mapping[str, Any] | None,
     ) -> EngineRequest:
-        work = ([prompt], [params], tokenization_kwargs)
-        if prompt.text is not None and len(prompt.text) > _LONG_TEXT:
-            [request] = await asyncio.to_thread(self.processor.process, *work)
-        else:
-            [request] = self.processor.process(*work)
+        process = functools.partial(self.processor.process, [prompt], [params], tokenization_kwargs)
+        [request] = await _beside(prompt, process)
         return request
+
+
+async def _beside(prompt: ParsedPrompt, process: Callable[[], T]) -> T:
+    """Runs `process` here, or on a thread where the prompt is a long text."""
+    if prompt.text is not None and len(prompt.text) > _LONG_TEXT:
+        return await asyncio.to_thread(process)
+    return process()

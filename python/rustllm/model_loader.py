@@ -52,9 +52,11 @@ class LoadedModel:
 
     @property
     def labels(self) -> dict[int, str]:
-        """The names of the classes, by number; empty where `config.json` names none."""
-        names = self.config().get("id2label") or {}
-        return {int(number): str(name) for number, name in names.items()}
+        """The names of the classes, by number; `LABEL_0` and so on where nothing names them."""
+        count = self.engine.model_info.num_labels or 0
+        given = self.config().get("id2label") or {}
+        names = {int(number): str(name) for number, name in given.items()}
+        return {number: names.get(number, f"LABEL_{number}") for number in range(count)}
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.

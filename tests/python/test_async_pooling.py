@@ -71,9 +71,9 @@ def test_refusals(engine: AsyncEngine) -> None:
         asyncio.run(engine.pool([*requests, *requests], ["same", "same"]))
     assert engine.num_unfinished_requests == 0
     with pytest.raises(ValidationError, match="task must be one of"):
-        asyncio.run(anext(engine.encode("a", PoolingParams(), "x")))  # type: ignore[arg-type]
+        asyncio.run(anext(engine.encode("a", PoolingParams(), "x")))
     with pytest.raises(ValidationError, match="does not generate text"):
-        asyncio.run(anext(engine.generate("a", SamplingParams(), "x")))  # type: ignore[arg-type]
+        asyncio.run(anext(engine.generate("a", SamplingParams(), "x")))
 
 
 def test_an_engine_that_is_stepped(sentence_model: Path) -> None:

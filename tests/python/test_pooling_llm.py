@@ -62,6 +62,25 @@ def test_results_are_in_order_and_do_not_depend_on_the_batch(embedder: LLM) -> N
     assert np.array_equal(together, alone)
 
 
+def test_the_progress_bar_counts_prompts(embedder: LLM) -> None:
+    bars: list[Any] = []
+
+    class Bar:
+        postfix = ""
+
+        def __init__(self, **options: Any) -> None:
+            self.total, self.done = options["total"], 0
+            bars.append(self)
+
+        def update(self, count: int) -> None:
+            self.done += count
+
+        def close(self) -> None: ...
+
+    embedder.embed(TEXTS, use_tqdm=Bar)
+    assert [(bar.total, bar.done) for bar in bars] == [(3, 3)]
+
+
 def test_params(embedder: LLM) -> None:
     [whole], [raw] = (
         vectors(embedder.embed("abc", pooling_params=PoolingParams(use_activation=flag)))

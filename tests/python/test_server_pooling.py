@@ -113,6 +113,14 @@ def test_arrays_of_any_task(embedder: ServerThread, expected: Any) -> None:
     assert refused(embedder, "/pooling", input="abc", task="classify")[1] == "task"
 
 
+def test_answers_are_bounded(embedder: ServerThread, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rustllm.server.pooling.MAX_ELEMENTS", 24 * 8)
+    assert len(posted(embedder, "/pooling", input=TEXTS[0], task="token_embed")["data"]) == 1
+    message, param = refused(embedder, "/pooling", input=TEXTS, task="token_embed")
+    assert message.startswith("A request may ask for at most 8 rows") and param == "input"
+    posted(embedder, "/pooling", input=TEXTS)
+
+
 def test_classes(classes: ServerThread, classifier: Path) -> None:
     answer = posted(classes, "/classify", input=TEXTS)
     expected = LLM(str(classifier), dtype="float32").classify(TEXTS)

@@ -34,7 +34,7 @@ def run(arguments: list[str]) -> int:
         results = []
         for output in outputs:
             probs = output.outputs.probs
-            results.append({"label": names.get(probs.index(max(probs))), "probs": probs})
+            results.append({"label": names[probs.index(max(probs))], "probs": probs})
         write_results(index, batch, results)
         index += len(batch)
     return 0

@@ -1,6 +1,7 @@
 """`POST /v1/embeddings`, `/classify` and `/pooling`: what a model makes of texts."""
 
 import base64
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from rustllm.inputs import ParsedPrompt
 from rustllm.pooling_outputs import PoolingOutput, PoolingRequestOutput
 from rustllm.pooling_params import PoolingParams
+from rustllm.pooling_processor import PoolingRequest
 from rustllm.server.errors import bad_request
 from rustllm.server.pooling_protocol import (
     ClassificationData,
@@ -26,6 +28,9 @@ from rustllm.server.pooling_protocol import (
 from rustllm.server.responses import Usage
 from rustllm.server.served_model import Call, ServedModel, off_the_loop
 from rustllm.server.streaming import unless_client_leaves
+
+MAX_ELEMENTS = 1 << 24
+"""Numbers in an answer that has a row for each token."""
 
 Outputs = list[PoolingRequestOutput[PoolingOutput]]
 
@@ -86,14 +91,28 @@ class PoolingRoutes:
             tokenization_kwargs=body.tokenization_kwargs(),
             prefix=prefix,
         )
+        if task.startswith("token_"):
+            self._check_size(requests)
         pooled = self.model.pool(requests, call, priority=body.priority)
         return call, await unless_client_leaves(request.receive, pooled)
+
+    def _check_size(self, requests: Sequence[PoolingRequest]) -> None:
+        """Keeps answers with a row for each token in bounds: a short request may ask for a lot."""
+        info = self.model.engine.model_info
+        tokens = sum(len(item.prompt_token_ids) for item in requests)
+        width = max(info.embedding_size or 1, info.num_labels or 1)
+        if tokens * width > MAX_ELEMENTS:
+            raise bad_request(
+                f"A request may ask for at most {MAX_ELEMENTS // width} rows, its input has "
+                f"{tokens} tokens: send fewer texts at once.",
+                param="input",
+            )
 
     def _classes(
         self, index: int, output: PoolingRequestOutput[PoolingOutput]
     ) -> ClassificationData:
         probs = output.outputs.data
-        label = self._labels.get(int(probs.argmax()))
+        label = self._labels[int(probs.argmax())]
         return ClassificationData(
             index=index, label=label, probs=probs.tolist(), num_classes=len(probs)
         )

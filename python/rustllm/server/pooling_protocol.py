@@ -179,7 +179,7 @@ class ClassificationData(BaseModel):
     """The classes of one input."""
 
     index: int
-    label: str | None
+    label: str
     probs: list[float]
     num_classes: int
 
