@@ -14,6 +14,7 @@ CASES = (
     "pipeline_features",
     "pipeline_mlm",
     "pipeline_ner",
+    "pipeline_ner_byte_level",
     "pipeline_nli",
     "pipeline_qa",
     "pipeline_ranker",

@@ -80,6 +80,11 @@ NER_CALLS = (
     ),
 )
 
+BYTE_LEVEL_NER_CALLS = tuple(
+    Call([TEXT, EMOJI], {"aggregation_strategy": strategy, "ignore_labels": []})
+    for strategy in STRATEGIES
+)
+
 CLASSIFICATION_CALLS = (
     Call(TEXT),
     Call([TEXT, EMOJI]),
@@ -164,6 +169,19 @@ PIPELINE_CASES = (
         NER_CALLS,
         _checkpoint("pipeline_ner", "BertForTokenClassification", id2label=NER_LABELS),
         tokenizer="pipeline_ner",
+    ),
+    PipelineCase(
+        "pipeline_ner_byte_level",
+        "token-classification",
+        BYTE_LEVEL_NER_CALLS,
+        _checkpoint(
+            "pipeline_ner_byte_level",
+            "BertForTokenClassification",
+            id2label=NER_LABELS,
+            vocab_size=384,
+            max_position_embeddings=100,
+        ),
+        tokenizer="chat_llama",
     ),
     PipelineCase("pipeline_nli", "text-classification", CLASSIFICATION_CALLS, _NLI),
     PipelineCase(
