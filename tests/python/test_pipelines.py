@@ -179,6 +179,14 @@ def test_features_as_arrays(goldens: Path) -> None:
     assert array.tolist() == extractor(TEXT)
 
 
+def test_any_model_has_features(goldens: Path) -> None:
+    of_classifier = load(goldens, "feature-extraction", "pipeline_nli")(TEXT, return_tensors=True)
+    assert of_classifier.shape[2] == 20
+    generator: Any = pipeline("feature-extraction", goldens / "chat_llama")
+    features = generator(TEXT, return_tensors=True)
+    assert features.shape[1] == len(generator.model.tokenizer.encode(TEXT))
+
+
 def test_ranks_documents(goldens: Path) -> None:
     reference = json.loads((goldens / "pipeline_ranker" / "pipeline_reference.json").read_text())
     [call] = reference["calls"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from rustllm._core import PoolingParams
 from rustllm.encoding import Encoding
@@ -37,6 +37,8 @@ class FeatureExtractionPipeline(PoolingPipeline):
 
     task = "feature-extraction"
     options_type = FeatureExtractionOptions
+    # Any model will do: a generator is read instead, and a head is left out.
+    engine_defaults: ClassVar[Mapping[str, Any]] = {"runner": "pooling", "convert": "embed"}
 
     def _encode(
         self, items: Sequence[Any], options: FeatureExtractionOptions

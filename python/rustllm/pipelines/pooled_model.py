@@ -14,7 +14,6 @@ from rustllm._core import PoolingParams
 from rustllm.encoding import Encoding, TextEncoder, num_token_types
 from rustllm.engine_args import EngineArgs
 from rustllm.errors import RustllmError, ValidationError
-from rustllm.json_files import read_json_object
 from rustllm.model_loader import load_model
 
 __all__ = ["Array", "PooledModel"]
@@ -50,13 +49,13 @@ class PooledModel:
         self._engine = self._loaded.engine
         self._ids = itertools.count()
         self._running = threading.Lock()
-        config = read_json_object(self._loaded.folder / "config.json")
-        self.config: dict[str, Any] = {**config, **(args.hf_overrides or {})}
+        self.config: dict[str, Any] = self._loaded.config()
         """What `config.json` says."""
         self.info = self._engine.model_info
         self.tokenizer = self._loaded.require_tokenizer()
         self.encoder = TextEncoder(self.tokenizer, num_token_types=num_token_types(self.config))
-        self.id2label = _labels(self.config, self.info.num_labels or 0)
+        names = self._loaded.labels
+        self.id2label = [names.get(i, f"LABEL_{i}") for i in range(self.info.num_labels or 0)]
         """The name of each label."""
 
     @property
@@ -116,9 +115,3 @@ class PooledModel:
         """Throws away what is left of requests that nobody waits for."""
         while self._engine.has_unfinished():
             self._engine.step(_STEP_SECONDS)
-
-
-def _labels(config: dict[str, Any], num_labels: int) -> list[str]:
-    """`id2label` in order; LABEL_0 and so on where it says nothing."""
-    names = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
-    return [names.get(index, f"LABEL_{index}") for index in range(num_labels)]
