@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rustllm.llm import LLM
     from rustllm.llm_engine import LLMEngine
     from rustllm.outputs import CompletionOutput, Logprob, RequestOutput, RequestStateStats
+    from rustllm.pipelines import pipeline
     from rustllm.pooling_outputs import (
         ClassificationOutput,
         ClassificationRequestOutput,
@@ -63,6 +64,7 @@ __all__ = [
     "TokensPrompt",
     "ValidationError",
     "__version__",
+    "pipeline",
 ]
 
 _MODULES = {
@@ -94,6 +96,7 @@ _MODULES = {
     "TokensPrompt": "inputs",
     "ValidationError": "errors",
     "__version__": "_core",
+    "pipeline": "pipelines",
 }
 
 

@@ -101,6 +101,13 @@ class Encoding:
         """Which text of a pair each token is of, 0 or 1; `None` for added ones."""
         return self._backend.sequence_ids
 
+    def word_to_chars(self, token: int) -> tuple[int, int] | None:
+        """Where the word that a token is of begins and ends in its text; `None` without words."""
+        word, sequence = self._backend.token_to_word(token), self._backend.token_to_sequence(token)
+        if word is None or sequence is None:
+            return None
+        return self._backend.word_to_chars(word, sequence)
+
 
 class TextEncoder:
     """Encodes texts and pairs with a model's tokenizer, in batches, on several threads.

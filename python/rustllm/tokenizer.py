@@ -111,6 +111,11 @@ class Tokenizer:
         return self._named_id("unk_token")
 
     @property
+    def cls_token_id(self) -> int | None:
+        """The token that stands for a whole prompt, if there is one."""
+        return self._named_id("cls_token")
+
+    @property
     def mask_token_id(self) -> int | None:
         """The token that stands for a word to be guessed, if there is one."""
         return self._named_id("mask_token")
@@ -130,6 +135,11 @@ class Tokenizer:
     def convert_ids_to_tokens(self, token_ids: Sequence[int]) -> list[str | None]:
         """`id_to_token` of each."""
         return [self._backend.id_to_token(token_id) for token_id in token_ids]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of tokens as the vocabulary writes them."""
+        decoder = self._backend.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text.

@@ -23,6 +23,12 @@ def chat_llama(goldens: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def pipeline_ner(goldens: Path) -> Path:
+    """A tiny model of token classes with a WordPiece tokenizer."""
+    return goldens / "pipeline_ner"
+
+
+@pytest.fixture(scope="session")
 def tokenizer_spm(goldens: Path) -> Path:
     """A SentencePiece-like tokenizer with byte fallback, without a model."""
     return goldens / "tokenizer_spm"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 EXAMPLES = Path(__file__).parent.parent.parent / "examples"
-MODEL = {"embedding_search.py": "minilm"}
+MODEL = {"embedding_search.py": "minilm", "entities.py": "pipeline_ner"}
 """Examples that need a model which is not in the wheel: the fixture that knows its folder."""
 PRINTS = {
     "async_stream.py": ["first: ", "second: ", "\n---\n"],
@@ -15,6 +15,7 @@ PRINTS = {
         "Where do cats nap?\n  0.51  A kitten sleeps in the warm afternoon sun.",
         "What is the capital of Japan?\n  0.75  Tokyo is the capital",
     ],
+    "entities.py": ["Marie Laveau", "Gdańsk", "LOC"],
     "generate.py": ["def fibonacci(n):", "class Stack:", "def list_files(path):"],
     "token_engine.py": ["greedy 0 [", "sampled 1 [", "came from the prefix cache"],
 }

@@ -15,6 +15,7 @@ COMMANDS = {
     "embed": "make a vector of each line of a file",
     "classify": "say which class each line of a file is of",
     "rerank": "order the lines of a file by how well they answer a query",
+    "ner": "find the entities of each line of a file",
     "serve": "serve a model over HTTP with OpenAI's API",
     "bench": "measure latency, throughput or start-up time",
     "doctor": "say what rustllm finds on this machine",

@@ -42,6 +42,10 @@ def add_input_flags(parser: Parser) -> None:
     parser.add_argument(
         "--text-field", default="text", metavar="NAME", help="JSONL: the field that holds the text"
     )
+
+
+def add_pooling_flags(parser: Parser) -> None:
+    """Adds the parameters of requests."""
     parser.add_argument(
         "--truncate-prompt-tokens",
         type=int,
@@ -49,10 +53,6 @@ def add_input_flags(parser: Parser) -> None:
         help="keep at most N tokens of a text, -1 for what the model can take; else longer texts "
         "are refused",
     )
-
-
-def add_pooling_flags(parser: Parser) -> None:
-    """Adds the parameters of requests."""
     parser.add_argument(
         "--use-activation",
         action=argparse.BooleanOptionalAction,
