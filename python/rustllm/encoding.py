@@ -38,6 +38,12 @@ Truncation = Literal["longest_first", "only_first", "only_second"]
 
 _TRUNCATIONS: Final = ("longest_first", "only_first", "only_second")
 
+_TWO_TYPES: Final = frozenset({"bert", "electra", "nomic_bert"})
+"""Model types with two segments where `config.json` does not say how many."""
+
+_WITHOUT_TYPES: Final = frozenset({"distilbert", "modernbert", "mpnet"})
+"""Model types without segments, whatever `config.json` says."""
+
 
 class TextPair(NamedTuple):
     """Two texts that a model reads as one prompt: a query and a document, two sentences."""
@@ -235,8 +241,10 @@ def _check_room(max_length: int, taken: int, stride: int) -> None:
 
 def num_token_types(config: Mapping[str, Any]) -> int:
     """Segments that a model knows, by its `config.json`; 0 for one that has none."""
-    by_default = 2 if config.get("model_type") == "bert" else 0
-    return int(config.get("type_vocab_size", by_default))
+    model_type = str(config.get("model_type"))
+    if model_type in _WITHOUT_TYPES:
+        return 0
+    return int(config.get("type_vocab_size", 2 if model_type in _TWO_TYPES else 0))
 
 
 def _run(

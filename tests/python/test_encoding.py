@@ -92,7 +92,8 @@ def test_token_types_are_for_models_that_have_them(goldens: Path) -> None:
     assert TextEncoder(tokenizer, num_token_types=2).encode([pair])[0].token_type_ids is None
     assert num_token_types({"model_type": "bert"}) == 2
     assert num_token_types({"model_type": "roberta", "type_vocab_size": 1}) == 1
-    assert num_token_types({"model_type": "distilbert"}) == 0
+    assert num_token_types({"model_type": "xlm-roberta"}) == 0
+    assert num_token_types({"model_type": "mpnet", "type_vocab_size": 2}) == 0
 
 
 def test_windows_are_refused_only_where_they_cannot_go_on(encoder: TextEncoder) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def test_a_list_gives_what_its_inputs_give(goldens: Path) -> None:
     assert ner(texts) == one_by_one
     assert ner([]) == []
     assert one_by_one[2] == [] and one_by_one[0]
+
+
+def test_threads_may_share_a_pipeline(goldens: Path) -> None:
+    ner = load(goldens, "ner", "pipeline_ner", aggregation_strategy="simple", stride=5)
+    texts = [f"{TEXT} {OTHER} " * count for count in range(1, 13)]
+    with ThreadPoolExecutor(4) as pool:
+        assert list(pool.map(ner, texts)) == ner(texts)
+    # What is refused leaves nothing behind.
+    with pytest.raises(ValidationError, match="lone surrogate"):
+        ner([TEXT, "\ud800"])
+    assert ner(TEXT) == ner([TEXT])[0]
 
 
 def test_a_generator_is_read_a_batch_ahead(goldens: Path) -> None:
