@@ -27,7 +27,8 @@ def export(folder: Path) -> None:
     axes = {0: torch.export.Dim("batch", min=1), 1: torch.export.Dim("tokens", min=2, max=512)}
     torch.onnx.export(
         model.eval(),
-        (ids, ids, torch.zeros_like(ids)),
+        # Three tensors: one given twice would become one input of the graph.
+        (ids, torch.ones_like(ids), torch.zeros_like(ids)),
         str(folder / "model.onnx"),
         input_names=names,
         output_names=["hidden"],
