@@ -92,7 +92,7 @@ mod tests {
             cache_salt: None,
             seed: 0,
         };
-        table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0))
+        table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0, 1))
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use rustllm_core::{
-    FinishReason, Request, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence, SequenceUpdate,
+    FinishReason, KvCacheGroups, Request, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence, SequenceUpdate,
 };
 use rustllm_models::LoadOptions;
 use rustllm_ops::{KvCacheSpec, WeightFormat};
@@ -33,9 +33,9 @@ pub struct ModelInfo {
     pub num_parameters: u64,
     /// Longest prompt plus completion, in tokens.
     pub max_model_len: usize,
-    /// The paged cache.
+    /// The paged cache: which layers share blocks, and how many blocks there are.
     pub kv_cache: KvCacheSpec,
-    /// Bytes of the cache.
+    /// Bytes of the cache. A block holds `block_size` tokens of `kv_cache.layers_per_block()` layers.
     pub kv_cache_bytes: usize,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
@@ -83,8 +83,13 @@ impl Engine {
         let kv_cache_dtype = config.kv_cache_dtype.unwrap_or(loaded.dtype.into());
         let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
         let block_bytes = device.backend.kv_cache_block_bytes(&spec);
+        let groups = KvCacheGroups {
+            sliding_windows: spec.groups.iter().map(|group| group.sliding_window).collect(),
+            block_size: config.block_size,
+            max_num_batched_tokens: config.max_num_batched_tokens,
+        };
         let (num_blocks, max_model_len) =
-            memory::plan(config, block_bytes, loaded.max_model_len, memory::available_memory())?;
+            memory::plan(config, &groups, block_bytes, loaded.max_model_len, memory::available_memory())?;
         spec.num_blocks = num_blocks;
         let kv_cache = device.backend.alloc_kv_cache(&spec)?;
 
@@ -94,6 +99,7 @@ impl Engine {
             max_model_len,
             block_size: config.block_size,
             num_blocks,
+            sliding_windows: groups.sliding_windows,
             enable_prefix_caching: config.enable_prefix_caching,
             policy: config.scheduling_policy,
             eos_token_ids: eos_token_ids.clone(),
@@ -107,7 +113,7 @@ impl Engine {
             isa: device.isa,
             num_threads: device.num_threads,
             vocab_size,
-            num_layers: spec.num_layers,
+            num_layers: spec.num_layers(),
             num_parameters: loaded.num_parameters,
             max_model_len,
             kv_cache: spec,
