@@ -25,6 +25,7 @@ fn scheduler(max_num_batched_tokens: usize) -> Scheduler {
         num_blocks: 1 << 17,
         sliding_windows: vec![None],
         enable_prefix_caching: true,
+        enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,
         eos_token_ids: vec![2],
     })
@@ -42,6 +43,7 @@ fn request(number: usize, prompt_len: usize, shared: usize) -> Request {
         priority: 0,
         cache_salt: None,
         seed: 0,
+        pooling: None,
     }
 }
 

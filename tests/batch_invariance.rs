@@ -12,8 +12,20 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 7] =
-    ["llama_rope_llama3", "qwen3_bf16", "gpt2", "mistral_sliding_window", "gemma2", "cohere2", "phi3"];
+const CASES: [&str; 12] = [
+    "llama_rope_llama3",
+    "qwen3_bf16",
+    "gpt2",
+    "mistral_sliding_window",
+    "gemma2",
+    "cohere2",
+    "phi3",
+    "bloom",
+    "falcon",
+    "gpt_neox",
+    "mpt",
+    "opt_post_norm",
+];
 /// Of the weights, and of the cache where that is another.
 const DTYPES: [(DType, Option<KvCacheDType>); 4] =
     [(DType::F32, None), (DType::BF16, None), (DType::F16, None), (DType::BF16, Some(KvCacheDType::Int8))];

@@ -141,7 +141,7 @@ fn a_smaller_cache_is_near() {
 #[test]
 fn every_case_on_the_cpu() {
     let cases = golden_cases();
-    assert!(cases.len() >= 15, "golden cases are missing: {cases:?}");
+    assert!(cases.len() >= 34, "golden cases are missing: {cases:?}");
     for case in cases {
         check(&case, Device::Cpu, usize::MAX);
     }
@@ -149,8 +149,9 @@ fn every_case_on_the_cpu() {
 
 #[test]
 fn one_of_each_kind_on_the_reference() {
-    for case in ["llama_rope_llama3", "mistral_sliding_window", "qwen2", "qwen3", "gpt2", "gemma2", "olmo2", "cohere2"]
-    {
+    let first = ["llama_rope_llama3", "mistral_sliding_window", "qwen2", "qwen3", "gpt2", "gemma2", "olmo2", "cohere2"];
+    let classics = ["bloom", "falcon_new_decoder", "gpt_neox", "gptj", "mpt_clip", "opt_post_norm"];
+    for case in first.into_iter().chain(classics) {
         check(case, Device::Reference, 33);
     }
 }

@@ -4,6 +4,9 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any, Final, final
 
+import numpy as np
+import numpy.typing as npt
+
 from rustllm.errors import EngineDeadError as EngineDeadError
 from rustllm.errors import ModelLoadError as ModelLoadError
 from rustllm.errors import RustllmError as RustllmError
@@ -16,6 +19,7 @@ __all__ = [
     "EngineStats",
     "ModelInfo",
     "ModelLoadError",
+    "PoolingParams",
     "RustllmError",
     "ValidationError",
     "__version__",
@@ -41,6 +45,9 @@ class EngineOutput:
     """For each of `token_ids`: (token id, logprob, 1-based rank), the chosen token first."""
     prompt_logprobs: list[list[tuple[int, float, int]] | None] | None
     """Once, with the first output of index 0: an entry for each prompt token, first `None`."""
+    pooled: npt.NDArray[np.float32] | None
+    """Once, with the only output of a pooling request: `[dim]` for `embed` and `classify`, else
+    `[tokens, dim]` (for `fill_mask`, a row of `vocab_size` scores a mask token)."""
     finish_reason: str | None
     """`stop`, `length`, `abort` or `error` on the last output of the sequence."""
     stop_reason: int | None
@@ -93,10 +100,54 @@ class ModelInfo:
     """Cache blocks in all. Layers of each kind (full attention, or a window) use blocks of their own."""
     kv_cache_bytes: int
     eos_token_ids: list[int]
+    supported_tasks: list[str]
+    """`["generate"]`, or those of `embed`, `classify`, `token_embed`, `token_classify` and
+    `fill_mask` that a pooled model has the layers for."""
+    num_labels: int | None
+    """Classes of `classify` or `token_classify`; 2 (start and end) for question answering."""
+    embedding_size: int | None
+    """Elements of `embed`'s vectors."""
+
+@final
+class PoolingParams:
+    """What is to be made of a prompt. `None` takes what the model was made for.
+
+    Args:
+        task: `embed`, `classify`, `token_embed`, `token_classify` or `fill_mask`.
+        use_activation: Whether scores become probabilities (by the model's own softmax or sigmoid;
+            a regression and question answering have none). By default they do, but for `fill_mask`.
+        dimensions: Leading elements of an embedding to keep, for models trained for it.
+        normalize: Whether an embedding has length 1, after it was cut. By default what the folder's
+            `modules.json` says; true where there is none.
+        mask_token_id: For `fill_mask`, and required there: the token whose places are scored.
+
+    Raises:
+        ValidationError: an unknown task.
+    """
+
+    def __new__(
+        cls,
+        task: str,
+        *,
+        use_activation: bool | None = None,
+        dimensions: int | None = None,
+        normalize: bool | None = None,
+        mask_token_id: int | None = None,
+    ) -> PoolingParams: ...
+    @property
+    def task(self) -> str: ...
+    @property
+    def use_activation(self) -> bool | None: ...
+    @property
+    def dimensions(self) -> int | None: ...
+    @property
+    def normalize(self) -> bool | None: ...
+    @property
+    def mask_token_id(self) -> int | None: ...
 
 @final
 class Engine:
-    """The inference engine: token ids in, token ids out.
+    """The inference engine: token ids in; token ids, or what is made of a prompt, out.
 
     Requests run on a thread of the engine's own, batched continuously; `step` hands over what they
     produced. No method holds the GIL while it waits.
@@ -127,6 +178,13 @@ class Engine:
         eos_token_ids: End-of-sequence tokens; `None` for the model folder's.
         progress: Called with (bytes loaded, bytes in all) while weights load.
         kv_cache_dtype: `auto` (the weights'), `float32`, `float16`, `bfloat16` or `int8`.
+        runner: `generate`, `pooling`, or `auto`: what the architecture is for; a folder with a
+            sentence-transformers `modules.json` is to be pooled.
+        convert: `auto` or `none` (what the architecture says), `embed` (heads are left out) or
+            `classify` (a classification head of prompts, whose tensors must be there).
+        pooler_config: JSON object that goes before the folder's: `pooling_type` (or
+            `seq_pooling_type`) `CLS`, `LAST`, `MEAN` or `MAX`, and `use_activation` (or
+            `normalize`), the default of requests that do not say.
 
     Raises:
         ValidationError: an argument out of range.
@@ -159,6 +217,9 @@ class Engine:
         eos_token_ids: Sequence[int] | None = None,
         progress: Callable[[int, int], None] | None = None,
         kv_cache_dtype: str = "auto",
+        runner: str = "auto",
+        convert: str = "auto",
+        pooler_config: str | None = None,
     ) -> Engine: ...
     @property
     def model_info(self) -> ModelInfo:
@@ -193,6 +254,22 @@ class Engine:
         """Queues requests at once: all of them, or none if one is bad.
 
         Each is a tuple (request_id, prompt_token_ids, params, priority, cache_salt).
+        """
+
+    def add_pooling_requests(
+        self,
+        requests: Sequence[tuple[str, Sequence[int], Sequence[int] | None, PoolingParams, int]],
+    ) -> None:
+        """Queues pooling requests at once: all of them, or none if one is bad.
+
+        Each is a tuple (request_id, prompt_token_ids, token_type_ids, params, priority); its one
+        output has `pooled` and `finish_reason="stop"`. Models that read a prompt from both sides
+        compute it in one step, so that it must not be longer than `max_num_batched_tokens`.
+
+        Raises:
+            ValidationError: a task or parameter the model does not have, bad token ids or types, an
+                empty or too long prompt, an id in use.
+            EngineDeadError: the engine has stopped.
         """
 
     def abort(self, request_ids: Sequence[str]) -> None:

@@ -69,7 +69,8 @@ class EngineArgs:
         hf_token: Token for the hub; `True` for the one stored by `hf auth login`.
         hf_overrides: Fields that replace those of `config.json`.
         max_model_len: Longest prompt plus completion, in tokens; may be written `32k`. `None`, -1
-            and `auto` mean the model's own limit.
+            and `auto` mean the model's own limit, or its first context where it computes longer
+            ones with other positions (LongRoPE).
         max_num_seqs: Sequences that may run at once.
         max_num_batched_tokens: Tokens a step may compute, over all sequences.
         block_size: Tokens that a block of the key/value cache holds.

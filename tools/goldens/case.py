@@ -24,6 +24,7 @@ class Case:
     (`rope_parameters`, `dtype`). `v4_extra` changes the v4 file only: None removes a field, ...
     writes null. `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as
     the first GPT-2 uploads do. Tests load the folder with `max_model_len`, where it is given.
+    `attention` is the implementation that transformers computes with.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Case:
     original_gpt2_names: bool = False
     v4_extra: Mapping[str, Any] = field(default_factory=dict)
     max_model_len: int | None = None
+    attention: str = "eager"
 
     def config(self) -> PretrainedConfig:
         """The transformers configuration of this case."""

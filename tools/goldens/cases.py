@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from case import Case, rotary
+from classic_cases import CLASSIC_CASES
 from decoder_cases import DECODER_CASES
 from transformers import (
     GPT2Config,
@@ -18,6 +19,7 @@ from transformers import (
     Qwen2Config,
     Qwen3Config,
 )
+
 
 def _gpt2(n_positions: int, **more: Any) -> dict[str, Any]:
     """Fields shared by the GPT-2 cases."""
@@ -79,9 +81,7 @@ MODEL_CASES: tuple[Case, ...] = (
         "llama_bias",
         "attention_bias and mlp_bias, an odd vocabulary, an epsilon (0.01) that shows",
         LlamaConfig,
-        rotary(
-            48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2
-        ),
+        rotary(48, 4, 2, 72, vocab_size=333, attention_bias=True, mlp_bias=True, rms_norm_eps=1e-2),
     ),
     Case(
         "llama_head_dim",
@@ -190,6 +190,7 @@ MODEL_CASES: tuple[Case, ...] = (
         v4_extra={"n_ctx": 80, "torch_dtype": None},
     ),
     *DECODER_CASES,
+    *CLASSIC_CASES,
 )
 
 CHAT_VOCAB_SIZE = 384

@@ -12,6 +12,8 @@ from typing import Any
 
 import exact_decoders
 import numpy as np
+from classic_families import FAMILIES
+from exact_classics import logits as classic_logits
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -32,13 +34,18 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
             if config["model_type"] == "gpt2" and not name.startswith("transformer."):
                 name = f"transformer.{name}"
             if not name.endswith(".attn.bias"):  # GPT-2's stored causal mask
-                tensors[name] = value.double().numpy()
+                tensors[name.removeprefix("language_model.")] = value.double().numpy()
+    if "text_config" in config:
+        config = config["text_config"]
+        images = ("vision_tower.", "multi_modal_projector.")
+        tensors = {k: v for k, v in tensors.items() if not k.startswith(images)}
     return config, tensors
 
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
-    forward = {"gpt2": _gpt2}.get(config["model_type"], exact_decoders.forward)
+    forwards = {"gpt2": _gpt2, **dict.fromkeys(FAMILIES, classic_logits)}
+    forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)
     result: Array = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

@@ -1,4 +1,4 @@
-"""Llama and the rotary decoders after it in float64: one forward pass, told apart by what each family is."""
+"""Llama and the rotary decoders after it in float64: one forward pass for all families."""
 
 from __future__ import annotations
 
@@ -147,9 +147,8 @@ class _Model:
         return self.linear(out.reshape(self.tokens, -1), f"{name}.o_proj")
 
     def scale(self, head_dim: int) -> float:
-        scale: float = self.c.get("query_pre_attn_scalar", head_dim) ** -0.5
-        scale = self.c.get("attention_multiplier", scale)
-        return scale
+        default: float = self.c.get("query_pre_attn_scalar", head_dim) ** -0.5
+        return float(self.c.get("attention_multiplier", default))
 
     def is_windowed(self, layer: int) -> bool:
         """Whether a layer has the window."""

@@ -36,10 +36,10 @@ class GreedyPath:
         return best[:, 0] - best[:, 1]
 
 
-def load_float32(folder: Path) -> PreTrainedModel:
-    """Load a folder as a user would, weights widened to float32, plain ("eager") attention."""
+def load_float32(folder: Path, attention: str = "eager") -> PreTrainedModel:
+    """Load a folder as a user would, weights widened to float32, plain attention by default."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager"
+        folder, dtype=torch.float32, attn_implementation=attention
     )
     model.eval()
     return model
@@ -65,7 +65,8 @@ def _fit_path(model: PreTrainedModel, case: Case, length: int) -> GreedyPath:
     for attempt in range(MAX_ATTEMPTS):
         rng = rng_for("prompt", case.name, length, attempt)
         # Special tokens (ids 0 to 2) stay out of the prompts.
-        prompt = [int(i) for i in rng.integers(3, model.config.vocab_size, length)]
+        vocab_size = model.config.get_text_config().vocab_size
+        prompt = [int(i) for i in rng.integers(3, vocab_size, length)]
         path = follow(model, prompt, greedy(model, prompt, NUM_GREEDY_TOKENS))
         top6 = path.logprobs[length - 1].topk(6).values
         if (
@@ -113,7 +114,7 @@ def _entry(path: GreedyPath) -> dict[str, Any]:
 
 def make_reference(case: Case, folder: Path) -> dict[str, Any]:
     """The contents of `reference.json`, computed from the folder as it lies on disk."""
-    model = load_float32(folder)
+    model = load_float32(folder, case.attention)
     paths = [_fit_path(model, case, length) for length in case.prompt_lengths]
     return {
         "case": case.name,

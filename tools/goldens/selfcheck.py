@@ -76,10 +76,13 @@ def _mistakes(
 ) -> Iterator[tuple[str, dict[str, Any], Tensors]]:
     """Every tensor left at its default (norms one, others zero), every special setting ignored."""
     for name, value in tensors.items():
+        if name.endswith("k_proj.bias") and config["model_type"] == "opt":
+            continue  # without rotation it adds the same to all scores of a query
         is_norm = name.endswith(".weight") and ("norm" in name or ".ln_" in name)
         is_norm = is_norm and not config["model_type"].startswith("gemma")  # they count from one
         yield f"losing {name}", config, {**tensors, name: np.full_like(value, float(is_norm))}
-    for what, rope in _rope_mistakes(config.get("rope_parameters") or {}):
+    rope_parameters = None if config.get("alibi") else config.get("rope_parameters")
+    for what, rope in _rope_mistakes(rope_parameters or {}):
         yield what, {**config, "rope_parameters": rope}, tensors
     for name, wrong in NEUTRAL.items():
         if config.get(name) not in (None, wrong):

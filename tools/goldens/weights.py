@@ -23,7 +23,14 @@ GAINS = {
     "q_proj": 1.2, "k_proj": 1.2, "v_proj": 1.0, "o_proj": 1.5,
     "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5, "qkv_proj": 1.2, "gate_up_proj": 1.4,
     "c_attn": 1.6, "c_fc": 1.5, "c_proj": 1.6, "lm_head": LOGIT_STD,
+    "query_key_value": 1.4, "Wqkv": 1.4, "dense": 1.5, "out_proj": 1.5,
+    "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5, "fc1": 1.5, "fc2": 1.5, "fc_in": 1.5, "fc_out": 1.5,
+    "project_in": 1.0, "project_out": 1.0,
 }  # fmt: skip
+
+
+# Heads are normed to be selective, BLOOM's embeddings to be outweighed.
+NORM_GAINS = {"q_norm": 1.3, "k_norm": 1.3, "word_embeddings_layernorm": 0.25}
 
 
 def rng_for(*key: object) -> np.random.Generator:
@@ -35,6 +42,8 @@ def rng_for(*key: object) -> np.random.Generator:
 def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarray:
     """The value of one parameter; no bias is zero and no norm is one, so that a lost one shows."""
     noise = rng_for("weights", case.name, name).standard_normal(shape, dtype=np.float32)
+    if name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
+        return noise
     module, kind = name.split(".")[-2:]
     if kind == "bias":
         return noise * np.float32(0.15)
@@ -43,12 +52,13 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
         offset = {"q_norm": 0.3, "k_norm": 0.3, "norm": 1.0}.get(module, 0.0)
         return np.float32(0.25) * noise + np.float32(1.5 if module[:5] == "post_" else offset)
     if "norm" in module or module.startswith("ln_"):
-        return (1 + np.float32(0.25) * noise) * np.float32(1.3 if module[1:] == "_norm" else 1.0)
-    if module == "wpe":
+        gain = NORM_GAINS.get(module, 1.0)
+        return (1 + np.float32(0.25) * noise) * np.float32(gain)
+    if module in ("wpe", "embed_positions"):
         return noise
     if module == "embed_tokens" and case.config_class.__name__.startswith("Gemma"):
         return noise / np.float32(np.sqrt(shape[1]))  # the model scales it by that root
-    if module in ("embed_tokens", "wte"):
+    if module in ("embed_tokens", "wte", "embed_in", "word_embeddings"):
         return noise * np.float32(LOGIT_STD / np.sqrt(shape[1]) if tied else 1.0)
     is_gpt2 = case.config_class is GPT2Config  # which stores [in, out]
     fan_in = shape[0] if is_gpt2 else shape[1]
@@ -113,6 +123,8 @@ def _write_configs(case: Case, folder: Path) -> None:
 
 def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
     """Remove what may differ between the spellings without a meaning for the model."""
+    if "text_config" in read:
+        _forget_what_only_v4_says(read["text_config"])
     for key in (
         "transformers_version",
         "max_window_layers",
@@ -121,16 +133,21 @@ def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
         "hidden_activation",
         "rope_local_base_freq",
         "sliding_window_pattern",
+        "seq_length",
     ):
         read.pop(key, None)
-    read["dtype"] = read["dtype"] or "float32"  # a file without a dtype: the default is meant
+    read["dtype"] = read.get("dtype") or "float32"  # a file without a dtype: the default is meant
     (read.get("rope_parameters") or {}).pop("type", None)  # the oldest name of rope_type
 
 
 def _to_v4(v5: dict[str, Any], case: Case) -> dict[str, Any]:
     """The same configuration as transformers 4 wrote it."""
     v4 = {k: v for k, v in v5.items() if k not in ("rope_parameters", "dtype", "layer_types")}
-    v4 |= {"torch_dtype": v5["dtype"], "transformers_version": "4.51.3"}
+    v4["transformers_version"] = "4.51.3"
+    if "dtype" in v5:
+        v4["torch_dtype"] = v5["dtype"]
+    if "text_config" in v5:
+        return {**v4, "text_config": _to_v4(v5["text_config"], case)}
     if "rope_parameters" in v5:
         rope = dict(v5["rope_parameters"])
         rope = dict(rope.get("full_attention", rope))  # the sliding layers' is for v4_extra to say

@@ -87,7 +87,7 @@ impl BlockManager {
     /// Fills `hits` with the cached rows that continue the sequence's full ones, leaving the last token over.
     fn find_cached_prefix(&mut self, sequence: &mut Sequence) {
         self.hits.clear();
-        if !self.enable_prefix_caching || sequence.computes_prompt_logprobs() {
+        if !self.enable_prefix_caching || sequence.skips_prefix_cache() {
             return;
         }
         let first = sequence.num_computed_tokens / self.groups.block_size;
@@ -116,7 +116,7 @@ impl BlockManager {
     }
 
     /// Cuts `hits`, which start at row `first`, to the most rows whose next token finds all that it sees in groups with
-    /// a window, and fills that in. Every row is looked up once at most: a miss excludes all prefixes that end after it.
+    /// a window, and fills that in. Every row of a group is looked up once at most: a miss excludes all prefixes that end after it.
     fn shorten_to_windows(&mut self, sequence: &mut Sequence, first: usize) {
         let (num_groups, block_size) = (self.groups.len(), self.groups.block_size);
         let mut end = first + self.hits.len() / num_groups;
@@ -160,7 +160,7 @@ impl BlockManager {
         for (group, window) in self.windowed.iter().copied() {
             let table = &mut sequence.block_table;
             let end = self.groups.first_seen_row(Some(window), sequence.num_computed_tokens).min(table.num_rows());
-            // What was given back before is a stretch from the first row on, or from where cached rows were skipped.
+            // Null blocks are a stretch from the first row on: what was given back before, and what a hit had no need of.
             for row in (0..end).rev() {
                 let id = table.take(group, row);
                 if id.is_null() {

@@ -15,6 +15,7 @@
 //!     num_blocks: 64,
 //!     sliding_windows: vec![None],
 //!     enable_prefix_caching: true,
+//!     enable_chunked_prefill: true,
 //!     policy: SchedulingPolicy::Fcfs,
 //!     eos_token_ids: vec![2],
 //! })?;
@@ -25,6 +26,7 @@
 //!     priority: 0,
 //!     cache_salt: None,
 //!     seed: 0,
+//!     pooling: None,
 //! })?;
 //! let mut num_tokens = 0;
 //! while scheduler.has_unfinished() {
@@ -41,6 +43,7 @@ mod block_manager;
 mod block_pool;
 mod block_table;
 mod kv_cache_groups;
+mod pooling;
 mod request;
 mod sampling_params;
 mod scheduler;
@@ -51,6 +54,7 @@ pub use block_hash::BlockHash;
 pub use block_pool::{BlockId, BlockPool};
 pub use block_table::BlockTable;
 pub use kv_cache_groups::KvCacheGroups;
+pub use pooling::{PoolingInput, PoolingParams, PoolingTask};
 pub use request::{FinishReason, Request};
 pub use sampling_params::{GREEDY_TEMPERATURE, MAX_BAD_WORDS, MAX_N, ParamError, SamplingParams};
 pub use scheduler::{

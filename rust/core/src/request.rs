@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 
 use crate::block_hash::BlockHash;
+use crate::pooling::PoolingInput;
 use crate::sampling_params::SamplingParams;
 
 /// What a caller hands to [`Scheduler::add_request`](crate::Scheduler::add_request).
@@ -20,12 +21,14 @@ pub struct Request {
     pub cache_salt: Option<String>,
     /// The request's seed, resolved by the caller; sequence `i` samples with `seed + i` (wrapping).
     pub seed: u64,
+    /// What is made of the prompt, where nothing is generated and of `params` only the defaults are read.
+    pub pooling: Option<Arc<PoolingInput>>,
 }
 
 /// Why a sequence ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum FinishReason {
-    /// An end-of-sequence token (`None`), or the named token of `stop_token_ids`.
+    /// An end-of-sequence token (`None`), or the named token of `stop_token_ids`; `None` too where a prompt was pooled.
     Stop(Option<u32>),
     /// `max_tokens` or the model's length was reached.
     Length,
@@ -43,6 +46,7 @@ pub(crate) struct RequestState {
     pub(crate) params: Arc<SamplingParams>,
     pub(crate) priority: i32,
     pub(crate) seed: u64,
+    pub(crate) pooling: Option<Arc<PoolingInput>>,
     root_hash: BlockHash,
     stop_token_ids: Vec<u32>,
     prompt_hashes: OnceLock<Box<[BlockHash]>>,
@@ -58,6 +62,7 @@ impl RequestState {
             params: request.params,
             priority: request.priority,
             seed: request.seed,
+            pooling: request.pooling,
             root_hash: BlockHash::root(request.cache_salt.as_deref()),
             stop_token_ids,
             prompt_hashes: OnceLock::new(),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::block_hash::BlockHash;
 use crate::block_table::BlockTable;
+use crate::pooling::PoolingInput;
 use crate::request::{FinishReason, RequestState};
 use crate::sampling_params::SamplingParams;
 
@@ -120,6 +121,11 @@ impl Sequence {
         &self.request.params
     }
 
+    /// What is made of its prompt, if it generates nothing.
+    pub fn pooling(&self) -> Option<&Arc<PoolingInput>> {
+        self.request.pooling.as_ref()
+    }
+
     /// Tokens whose keys and values are in its blocks, those of scheduled steps included.
     pub fn num_computed_tokens(&self) -> usize {
         self.num_computed_tokens
@@ -159,6 +165,11 @@ impl Sequence {
     /// the first one answers; it never skips tokens by the prefix cache, whose blocks hold no logits.
     pub fn computes_prompt_logprobs(&self) -> bool {
         self.index == 0 && self.request.params.prompt_logprobs.is_some()
+    }
+
+    /// True when all its tokens have to be computed, whatever the prefix cache has of them.
+    pub(crate) fn skips_prefix_cache(&self) -> bool {
+        self.computes_prompt_logprobs() || self.pooling().is_some_and(|pooling| pooling.skip_reading_prefix_cache)
     }
 
     /// Place in the queues: lower runs earlier.

@@ -91,6 +91,7 @@ mod tests {
             priority: 0,
             cache_salt: None,
             seed: 0,
+            pooling: None,
         };
         table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0, 1))
     }

@@ -22,13 +22,13 @@ use crate::step::{Scratch, Step};
 use crate::view::View;
 
 /// Queries (rows x query heads of a KV head) that share each read of keys and values.
-const TASK_QUERIES: usize = 64;
+pub(crate) const TASK_QUERIES: usize = 64;
 
 /// Tasks a thread should find, so that the threads end together.
 const TASKS_PER_THREAD: usize = 4;
 
 /// Multiplications below which one thread is enough.
-const WORTH_SHARING: usize = 32 * 1024;
+pub(crate) const WORTH_SHARING: usize = 32 * 1024;
 
 /// Rows of one sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -146,6 +146,10 @@ impl Op<'_> {
             head_dim,
             scale: params.scale,
             window: params.sliding_window.unwrap_or(usize::MAX),
+            ahead: 0,
+            positions_end: usize::MAX,
+            bias: std::ptr::null(),
+            bias_stride: 0,
             rules: self.rules.of_heads_from(head * group),
             keys: cache.keys(head),
             values: cache.values(head),

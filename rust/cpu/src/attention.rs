@@ -66,8 +66,16 @@ pub(crate) struct AttentionTask {
     pub(crate) head_dim: usize,
     /// Factor on the scores.
     pub(crate) scale: f32,
-    /// Positions a row sees, its own included.
+    /// Positions a row sees up to its own, which is included.
     pub(crate) window: usize,
+    /// Positions a row sees after its own: none where attention is causal.
+    pub(crate) ahead: usize,
+    /// Positions there are. Rows of a causal sequence do not come near their end.
+    pub(crate) positions_end: usize,
+    /// Added to the scores of the first query head, if not null: element `d` is for a key `d` positions after the query.
+    pub(crate) bias: *const f32,
+    /// Elements from a query head's bias to the next one's.
+    pub(crate) bias_stride: usize,
     /// What else is done to the scores.
     pub(crate) rules: ScoreRules,
     /// The KV head's keys in block 0.
@@ -230,12 +238,19 @@ impl Chunk {
     }
 }
 
+/// What a row sees of its sequence.
+#[inline(always)]
+unsafe fn reach(task: &AttentionTask, row: usize) -> Span {
+    let end = *task.positions.add(row) as usize + 1;
+    Span { first: end.saturating_sub(task.window), last: end.saturating_add(task.ahead).min(task.positions_end) }
+}
+
 /// What a row sees of a chunk.
 #[inline(always)]
 unsafe fn seen(task: &AttentionTask, row: usize, chunk: usize) -> Span {
-    let end = *task.positions.add(row) as usize + 1;
     let inside = |position: usize| position.saturating_sub(chunk * CHUNK).min(CHUNK);
-    Span { first: inside(end.saturating_sub(task.window)), last: inside(end) }
+    let Span { first, last } = reach(task, row);
+    Span { first: inside(first), last: inside(last) }
 }
 
 /// Step `index` of keys or values. What is read `after` the last one is prefetched with it.
@@ -277,6 +292,9 @@ pub(crate) unsafe fn attention<S: Simd, E: CacheElement<S>>(task: &AttentionTask
             false => task.partials.add((index - task.first_chunk) * partial_len(task.rows * task.group, task.head_dim)),
         };
         scores::<S, E>(task, memory, &chunk);
+        if !task.bias.is_null() {
+            add_bias::<S>(task, memory, &chunk, index);
+        }
         match task.rules.change_scores() {
             false => weights::<S, E, false>(task, memory, &chunk, partial),
             true => weights::<S, E, true>(task, memory, &chunk, partial),
@@ -356,6 +374,21 @@ unsafe fn scores<S: Simd, E: CacheElement<S>>(task: &AttentionTask, memory: Memo
                 count: to - from,
             };
             kernel(&rows, &keys, first, last);
+        }
+    }
+}
+
+/// Adds each query's bias to its scores of chunk `index`, whole vectors at a time.
+#[inline(always)]
+unsafe fn add_bias<S: Simd>(task: &AttentionTask, memory: Memory, chunk: &Chunk, index: usize) {
+    for query in 0..task.rows * task.group {
+        let (row, head) = (query / task.group, query % task.group);
+        let Span { first, last } = chunk.seen[row];
+        let scores = memory.scores.add(query * SCORES_STRIDE);
+        let bias = task.bias.add(head * task.bias_stride).offset(-(*task.positions.add(row) as isize));
+        for vector in first / LANES..last.div_ceil(LANES) {
+            let to = scores.add(vector * LANES);
+            S::store(to, S::add(S::load(to), S::load(bias.add(index * CHUNK + vector * LANES))));
         }
     }
 }
@@ -496,8 +529,7 @@ unsafe fn combine_chunk<S: Simd>(task: &AttentionTask, total: *mut f32, partial:
         if seen.is_empty() {
             continue;
         }
-        let end = *task.positions.add(query / task.group) as usize + 1;
-        if end.saturating_sub(task.window) / CHUNK == index {
+        if reach(task, query / task.group).first / CHUNK == index {
             std::ptr::copy_nonoverlapping(partial, total, width + LANES);
             continue;
         }

@@ -21,6 +21,9 @@ unsafe impl Send for ScoreRules {}
 unsafe impl Sync for ScoreRules {}
 
 impl ScoreRules {
+    /// Scores are products and nothing else.
+    pub(crate) const NONE: Self = Self { soft_cap: None, alibi_slopes: std::ptr::null(), sinks: std::ptr::null() };
+
     /// Those of the query heads from `head` on.
     pub(crate) fn of_heads_from(self, head: usize) -> Self {
         let from = |values: *const f32| if values.is_null() { values } else { values.wrapping_add(head) };

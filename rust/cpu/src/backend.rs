@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat, check,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, HostMatrix, Indices,
+    KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::Arena;
@@ -15,7 +15,7 @@ use crate::pack::{Layout, PackedWeight};
 use crate::pool::{Pool, default_num_threads};
 use crate::step::Step;
 use crate::view::{View, require_disjoint};
-use crate::{CpuError, Isa, attend, linear, select_isa};
+use crate::{CpuError, Isa, attend, encoder_attend, linear, select_isa};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cpu";
@@ -174,13 +174,7 @@ impl Backend for CpuBackend {
     }
 
     fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
-        check::linear(x, weight, bias)?;
-        let packed = self.packed(weight)?;
-        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
-        let mut step = self.step();
-        let (result, to) = step.result(x.rows(), weight.out_features)?;
-        linear::linear(&mut step, self.kernels, input, packed, bias, to)?;
-        Ok(result)
+        self.linear_then(x, weight, bias, None)
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -312,6 +306,24 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
+    ) -> Result<Tensor> {
+        check::encoder_attention(q, k, v, query_start_loc, params)?;
+        let bias = params.relative_bias.as_ref().map(|bias| self.view(bias)).transpose()?;
+        let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
+        let mut step = self.step();
+        let (result, out) = step.result(q.rows, q.cols)?;
+        let operands = encoder_attend::Operands { q, k, v, bias, out };
+        encoder_attend::attend(&mut step, self.kernels, operands, query_start_loc.as_slice(), params)?;
+        Ok(result)
+    }
+
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let from = self.view(x)?;
         let mut step = self.step();
@@ -333,6 +345,16 @@ impl Backend for CpuBackend {
             unsafe { (self.kernels.gated_activation)(activation, gate, gate.add(half), to.row(row), half) };
         })?;
         Ok(result)
+    }
+
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.linear_then(x, weight, bias, Some(activation))
     }
 
     fn gated_linear(
@@ -360,6 +382,12 @@ impl Backend for CpuBackend {
         self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.soft_cap)(to.row(row), cap, to.cols) })
     }
 
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        let to = self.view(x)?;
+        // SAFETY: rows of `cols` elements, each one task's.
+        self.step().for_rows(to.rows, to.cols, |row| unsafe { (self.kernels.clamp)(to.row(row), limit, to.cols) })
+    }
+
     fn scale(&self, x: &mut Tensor, factor: f32) -> Result<()> {
         let to = self.view(x)?;
         // SAFETY: rows of `cols` elements, each one task's.
@@ -380,6 +408,22 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
+    fn linear_then(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Option<Activation>,
+    ) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        let packed = self.packed(weight)?;
+        let (input, bias) = (self.view(x)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (result, to) = step.result(x.rows(), weight.out_features)?;
+        linear::linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
+        Ok(result)
+    }
+
     fn norm_vectors(&self, weight: &Tensor, bias: Option<&Tensor>) -> Result<(View, Option<View>)> {
         Ok((self.view(weight)?, bias.map(|bias| self.view(bias)).transpose()?))
     }

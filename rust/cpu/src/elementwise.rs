@@ -68,3 +68,12 @@ pub(crate) unsafe fn rotary<S: Simd>(x: *mut f32, cos: *const f32, sin: *const f
         S::store_partial(x.add(half + i), second, n);
     }
 }
+
+/// `x = min(max(x, -limit), limit)`.
+#[inline(always)]
+pub(crate) unsafe fn clamp<S: Simd>(x: *mut f32, limit: f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let above = S::max(S::load_partial(x.add(i), n - i), S::splat(-limit));
+        S::store_partial(x.add(i), S::min(above, S::splat(limit)), n - i);
+    }
+}

@@ -97,6 +97,7 @@ tables! {
     gated_activation =
         elementwise::gated_activation(kind: Activation, gate: *const f32, up: *const f32, to: *mut f32, n: usize);
     rotary = elementwise::rotary(x: *mut f32, cos: *const f32, sin: *const f32, half: usize);
+    clamp = elementwise::clamp(x: *mut f32, limit: f32, n: usize);
 }
 
 // The features every machine of the architecture has.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   backend        the ops of `Backend`: checks, memory, and what runs on which thread
-//!     linear  attend          how an op is cut into tasks
+//!     linear  attend  encoder_attend      how an op is cut into tasks
 //!     pool  arena  memory     threads and buffers
 //!     kernels                 tables of function pointers, one an instruction set
 //!       gemm  attention  norm  elementwise  math      kernels, written once over ...
@@ -20,6 +20,7 @@ mod attention_scores;
 mod attention_tile;
 mod backend;
 mod elementwise;
+mod encoder_attend;
 mod error;
 mod gemm;
 mod isa;

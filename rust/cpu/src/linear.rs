@@ -243,13 +243,13 @@ impl<'a> Product<'a> {
     }
 }
 
-/// `y = x @ weight.T + bias`. Shapes are checked; `bias` is as long as a row of `y`.
+/// `y = activation(x @ weight.T + bias)`. Shapes are checked; `bias` is as long as a row of `y`.
 pub(crate) fn linear(
     step: &mut Step,
     kernels: &Kernels,
     x: View,
-    weight: &PackedWeight,
-    bias: Option<View>,
+    (weight, bias): (&PackedWeight, Option<View>),
+    activation: Option<Activation>,
     y: View,
 ) -> Result<()> {
     let layout = weight.layout();
@@ -264,6 +264,12 @@ pub(crate) fn linear(
         let to = y.row(part.run * plan.tile_rows).wrapping_add(part.panel * LANES);
         // SAFETY: parts lie inside the product and do not overlap.
         unsafe { product.compute(worker, part, to, y.stride) };
+        let Some(activation) = activation else { return };
+        for row in 0..part.rows {
+            let to = to.wrapping_add(row * y.stride);
+            // SAFETY: as above, while the task's sums are in its caches.
+            unsafe { (kernels.activation)(activation, to, to, part.cols) };
+        }
     })
 }
 

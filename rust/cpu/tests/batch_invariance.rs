@@ -3,7 +3,7 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{
-    AttentionCase, FORMATS, attention_table, numbers, random_tensor, random_weight, rows_of,
+    AttentionCase, EncoderCase, FORMATS, attention_table, encoder_table, numbers, random_tensor, random_weight, rows_of,
 };
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
@@ -67,7 +67,7 @@ fn linear() {
 }
 
 #[test]
-fn gated_linear() {
+fn fused_linear() {
     for format in FORMATS {
         for (k, n) in [(515, 48), (64, 23), (130, 1104)] {
             let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
@@ -75,6 +75,11 @@ fn gated_linear() {
                 let weight = random_weight(backend, 2 * n, k, format, 1)?;
                 let bias = random_tensor(backend, 1, 2 * n, 2)?;
                 Ok(Box::new(move |x, _| backend.gated_linear(&x, &weight, Some(&bias), Activation::Silu)))
+            });
+            check(&format!("activated_linear {format} [2 x {n}, {k}]"), k, exact, |backend| {
+                let weight = random_weight(backend, 2 * n, k, format, 1)?;
+                let bias = random_tensor(backend, 1, 2 * n, 2)?;
+                Ok(Box::new(move |x, _| backend.activated_linear(&x, &weight, Some(&bias), Activation::Gelu)))
             });
         }
     }
@@ -137,7 +142,7 @@ fn fused_norms_are_the_ops_they_are_made_of() {
 #[test]
 fn elementwise() {
     let cols = 1030;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
         let name = format!("{activation:?}");
         check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.activation(&x, activation))));
         let name = format!("gated {activation:?}");
@@ -266,6 +271,26 @@ fn attention_of_a_sequence_does_not_depend_on_the_batch() {
                 assert!(alone[seq..seq + rows] == together[row..row + rows], "sequence {seq}, {case:?}");
                 row += rows;
             }
+        }
+    }
+}
+
+#[test]
+fn encoder_attention_of_a_sequence_does_not_depend_on_the_batch_or_threads() {
+    for case in encoder_table() {
+        let mut want = None;
+        for backend in backends() {
+            let together = bits(case.outputs(&backend).unwrap());
+            let mut row = 0;
+            for (seq, rows) in case.seqs.iter().enumerate() {
+                let only = case.seqs.iter().enumerate().map(|(other, rows)| if other == seq { *rows } else { 0 });
+                let alone = EncoderCase { seqs: only.collect(), ..case.clone() };
+                let alone = bits(alone.outputs(&backend).unwrap());
+                assert!(alone == together[row..row + rows], "sequence {seq}, {case:?}");
+                row += rows;
+            }
+            let want = want.get_or_insert_with(|| together.clone());
+            assert!(*want == together, "{} with {} threads, {case:?}", backend.isa(), backend.num_threads());
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The CPU backend against the reference, for every instruction set of this machine and several numbers of threads.
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
-use rustllm_ops::conformance::{Case, cases};
-use rustllm_ops::{Backend, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
+use rustllm_ops::conformance::{Case, attention_table, cases};
+use rustllm_ops::{AttentionParams, Backend, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
@@ -57,6 +57,21 @@ fn refuses_blocks_that_do_not_hold_whole_vectors() {
     }
     let absurd = KvCacheSpec { num_blocks: usize::MAX / 64, ..spec(16) };
     assert!(matches!(backend.alloc_kv_cache(&absurd), Err(Error::OutOfMemory { .. })));
+}
+
+#[test]
+fn refuses_rules_for_scores_that_do_not_fit() {
+    let backend = backend(Isa::Scalar, 1);
+    let case = attention_table().into_iter().find(|case| case.shape.num_heads == 4).expect("one of four heads");
+    let message = |change: &dyn Fn(&mut AttentionParams)| {
+        let mut case = case.clone();
+        change(&mut case.shape);
+        case.outputs(&backend).unwrap_err().to_string()
+    };
+    let message_of_three = message(&|shape| shape.alibi_slopes = Some(backend.tensor(&[0.5; 3], 1, 3).unwrap()));
+    assert!(message_of_three.contains("alibi_slopes is [1, 3], expected [1, 4]"), "{message_of_three}");
+    let message_of_cap = message(&|shape| shape.soft_cap = Some(0.0));
+    assert!(message_of_cap.contains("soft_cap must be above 0"), "{message_of_cap}");
 }
 
 #[test]

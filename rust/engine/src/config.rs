@@ -1,11 +1,12 @@
 use std::path::PathBuf;
 
 use rustllm_core::SchedulingPolicy;
+use rustllm_models::{Convert, PoolerOptions, Runner};
 use rustllm_ops::{DType, KvCacheDType, WeightFormat};
 use serde_json::{Map, Value};
 
 use crate::sampler::LogprobsMode;
-use crate::{Device, InvalidArgument};
+use crate::{Device, InvalidArgument, pooling};
 
 /// Bytes in a GiB.
 pub const GIB: u64 = 1 << 30;
@@ -53,6 +54,12 @@ pub struct EngineConfig {
     pub hf_overrides: Map<String, Value>,
     /// End-of-sequence tokens; `None` for the model folder's.
     pub eos_token_ids: Option<Vec<u32>>,
+    /// What the model is run for.
+    pub runner: Runner,
+    /// What the model is made into.
+    pub convert: Convert,
+    /// What is asked of its pooler in place of what the model folder says.
+    pub pooler: PoolerOptions,
 }
 
 impl EngineConfig {
@@ -79,6 +86,9 @@ impl EngineConfig {
             logprobs_mode: LogprobsMode::RawLogprobs,
             hf_overrides: Map::new(),
             eos_token_ids: None,
+            runner: Runner::Auto,
+            convert: Convert::Auto,
+            pooler: PoolerOptions::default(),
         }
     }
 
@@ -111,6 +121,14 @@ impl EngineConfig {
             None => Ok(None),
             Some(other) => refuse("quantization", format!("{other:?}"), "None, int8 or int4"),
         }
+    }
+
+    /// Reads vLLM's `pooler_config`: a JSON object with `pooling_type` (`seq_pooling_type`) and `use_activation` (`normalize`).
+    ///
+    /// # Errors
+    /// Another field, or a value that is not allowed.
+    pub fn parse_pooler_config(json: Option<&str>) -> Result<PoolerOptions, InvalidArgument> {
+        json.map_or(Ok(PoolerOptions::default()), pooling::parse_pooler_config)
     }
 
     /// Checks every rule that needs no model.

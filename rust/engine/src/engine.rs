@@ -1,14 +1,19 @@
 use std::sync::Arc;
 
 use rustllm_core::{
-    FinishReason, KvCacheGroups, Request, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence, SequenceUpdate,
+    FinishReason, PoolingInput, Request, SamplingParams, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence,
+    SequenceUpdate,
 };
-use rustllm_models::LoadOptions;
-use rustllm_ops::{KvCacheSpec, WeightFormat};
+use rustllm_models::{LoadOptions, LoadedModel};
+use rustllm_ops::{Backend, KvCacheSpec, WeightFormat};
 
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
-use crate::{EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, device};
+use crate::pooling::{self, PoolingRunner};
+use crate::{
+    EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, PoolingLimits,
+    PoolingRequest, device,
+};
 
 /// What an engine has loaded, and the limits that follow.
 #[derive(Debug, Clone)]
@@ -39,6 +44,12 @@ pub struct ModelInfo {
     pub kv_cache_bytes: usize,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
+    /// `generate`, or the pooling tasks of a model that is pooled.
+    pub supported_tasks: Vec<&'static str>,
+    /// Classes of a classifier's scores.
+    pub num_labels: Option<usize>,
+    /// Elements of an embedder's vectors.
+    pub embedding_size: Option<usize>,
 }
 
 /// A scheduler and a model, stepped by hand. [`EngineHandle`](crate::EngineHandle) steps one on a thread.
@@ -70,61 +81,52 @@ impl Engine {
             quantization: config.quantization,
             max_model_len: config.max_model_len,
             hf_overrides: config.hf_overrides.clone(),
+            runner: config.runner,
+            convert: config.convert,
+            pooler: config.pooler,
             progress,
         };
         let loaded = rustllm_models::load(&config.model, &*device.backend, options)?;
         let vocab_size = loaded.model.vocab_size() as u32;
-        let eos_token_ids = config.eos_token_ids.clone().unwrap_or(loaded.eos_token_ids);
+        let eos_token_ids = config.eos_token_ids.clone().unwrap_or_else(|| loaded.eos_token_ids.clone());
         if let Some(id) = eos_token_ids.iter().find(|id| **id >= vocab_size) {
             let message = format!("eos_token_ids must be below the vocabulary size {vocab_size}, got {id}");
             return Err(InvalidArgument::new("eos_token_ids", id, message).into());
         }
 
-        let kv_cache_dtype = config.kv_cache_dtype.unwrap_or(loaded.dtype.into());
-        let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
-        let block_bytes = device.backend.kv_cache_block_bytes(&spec);
-        let groups = KvCacheGroups {
-            sliding_windows: spec.groups.iter().map(|group| group.sliding_window).collect(),
-            block_size: config.block_size,
-            max_num_batched_tokens: config.max_num_batched_tokens,
-        };
-        let (num_blocks, max_model_len) =
-            memory::plan(config, &groups, block_bytes, loaded.max_model_len, memory::available_memory())?;
-        spec.num_blocks = num_blocks;
+        let (scheduler_config, spec, block_bytes) = plan(config, &loaded, &*device.backend, &eos_token_ids)?;
+        let (max_model_len, pooling) = (scheduler_config.max_model_len, pooling_limits(config, &loaded));
         let kv_cache = device.backend.alloc_kv_cache(&spec)?;
-
-        let scheduler = Scheduler::new(SchedulerConfig {
-            max_num_seqs: config.max_num_seqs,
-            max_num_batched_tokens: config.max_num_batched_tokens,
-            max_model_len,
-            block_size: config.block_size,
-            num_blocks,
-            sliding_windows: groups.sliding_windows,
-            enable_prefix_caching: config.enable_prefix_caching,
-            policy: config.scheduling_policy,
-            eos_token_ids: eos_token_ids.clone(),
-        })
-        .map_err(|error| InvalidArgument::new(error.field, error.value, error.to_string()))?;
+        let scheduler = Scheduler::new(scheduler_config)
+            .map_err(|error| InvalidArgument::new(error.field, error.value, error.to_string()))?;
+        let tasks = pooling.as_ref().map(|pooling| pooling.tasks.iter().map(|task| task.name()).collect());
         let info = ModelInfo {
-            architecture: loaded.config.architecture.to_owned(),
+            architecture: loaded.architecture,
             dtype: loaded.dtype.name(),
             quantization: config.quantization,
             device: device.backend.name(),
             isa: device.isa,
             num_threads: device.num_threads,
             vocab_size,
-            num_layers: spec.num_layers(),
+            num_layers: loaded.model.num_layers(),
             num_parameters: loaded.num_parameters,
-            max_model_len,
+            max_model_len: if loaded.model.is_bidirectional() { loaded.max_model_len } else { max_model_len },
+            kv_cache_bytes: block_bytes.saturating_mul(spec.num_blocks),
             kv_cache: spec,
-            kv_cache_bytes: block_bytes.saturating_mul(num_blocks),
             eos_token_ids: eos_token_ids.clone(),
+            supported_tasks: tasks.unwrap_or_else(|| vec!["generate"]),
+            num_labels: pooling.as_ref().and_then(|pooling| pooling.num_labels),
+            embedding_size: pooling.as_ref().and_then(|pooling| pooling.embedding_size),
         };
-        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, eos_token_ids, config.logprobs_mode);
+        let limits =
+            Limits { vocab_size, max_model_len: info.max_model_len, max_logprobs: config.max_logprobs, pooling };
+        let pooling = loaded.pooler.map(PoolingRunner::new);
+        let runner =
+            ModelRunner::new(device.backend, loaded.model, kv_cache, pooling, eos_token_ids, config.logprobs_mode);
         Ok(Self {
             scheduler,
             runner,
-            limits: Limits { vocab_size, max_model_len, max_logprobs: config.max_logprobs },
+            limits,
             info,
             seed: config.seed,
             num_requests: 0,
@@ -151,16 +153,41 @@ impl Engine {
         // Requests without a seed draw from streams of their own, reproducible from the engine's seed.
         let seed = request.params.seed.unwrap_or_else(|| mix(self.seed ^ mix(self.num_requests)));
         let (name, n) = (Arc::<str>::from(request.request_id.as_str()), request.params.n);
-        self.prompt_tokens += request.prompt_token_ids.len() as u64;
-        let refused = self.scheduler.add_request(Request {
+        let request = Request {
             request_id: request.request_id,
             prompt_token_ids: request.prompt_token_ids,
             params: request.params,
             priority: request.priority,
             cache_salt: request.cache_salt,
             seed,
-        });
-        if let Err(error) = refused {
+            pooling: None,
+        };
+        self.queue(request, name, n);
+    }
+
+    /// Queues a pooling request that has passed [`Limits::check_pooling`].
+    pub fn add_pooling_request(&mut self, request: PoolingRequest) {
+        let name = Arc::<str>::from(request.request_id.as_str());
+        let input = PoolingInput {
+            skip_reading_prefix_cache: self.runner.reads_every_row(request.params.task),
+            params: request.params,
+            token_type_ids: request.token_type_ids,
+        };
+        let request = Request {
+            request_id: request.request_id,
+            prompt_token_ids: request.prompt_token_ids,
+            params: Arc::new(SamplingParams::default()),
+            priority: request.priority,
+            cache_salt: None,
+            seed: 0,
+            pooling: Some(Arc::new(input)),
+        };
+        self.queue(request, name, 1);
+    }
+
+    fn queue(&mut self, request: Request, name: Arc<str>, n: u32) {
+        self.prompt_tokens += request.prompt_token_ids.len() as u64;
+        if let Err(error) = self.scheduler.add_request(request) {
             self.ended.extend((0..n).map(|index| EngineOutput {
                 error: Some(error.to_string()),
                 ..ended_output(name.clone(), index, FinishReason::Error)
@@ -227,7 +254,7 @@ impl Engine {
             num_running: self.scheduler.num_running(),
             num_waiting: self.scheduler.num_waiting(),
             num_blocks: self.info.kv_cache.num_blocks,
-            num_free_blocks: scheduler.num_free_blocks,
+            num_free_blocks: scheduler.num_free_blocks.min(self.info.kv_cache.num_blocks),
             num_preemptions: scheduler.num_preemptions,
             num_steps: self.num_steps,
             prompt_tokens: self.prompt_tokens,
@@ -252,10 +279,10 @@ impl Engine {
         let tokens: Vec<Option<u32>> = rows.iter().map(SampledRow::token_id).collect();
         for (entry, row) in scheduled.sequences.iter().zip(&rows) {
             // Where a token was due, the scheduler takes its absence for the failure it is.
-            if let Some(error) = row.error().filter(|_| !entry.samples) {
+            if let Some(error) = row.error().filter(|_| !entry.samples || row.pooled.is_some()) {
                 let update = self.scheduler.finish_with_error(entry.seq_id);
                 let output = update.map(|update| self.output(update, SampledRow::default()));
-                outputs.extend(output.map(|output| EngineOutput { error: Some(error.to_string()), ..output }));
+                outputs.extend(output.map(|output| EngineOutput { error: Some(error), ..output }));
             }
         }
         // Updates come in the order of the rows, but not for every row.
@@ -273,13 +300,14 @@ impl Engine {
             self.runner.forget(update.seq_id);
         }
         let sequence = self.scheduler.sequence(update.seq_id);
-        let error = row.error().map(|error| error.to_string());
+        let error = row.error();
         EngineOutput {
             request_id: update.request_id,
             index: update.index,
             token_id: update.token_id,
             logprobs: row.sampled.and_then(Result::ok).and_then(|token| token.logprobs),
             prompt_logprobs: row.prompt_logprobs,
+            pooled: row.pooled.and_then(Result::ok),
             finish_reason: update.finish,
             error,
             num_cached_tokens: sequence.map_or(0, Sequence::num_cached_tokens),
@@ -295,11 +323,64 @@ fn ended_output(request_id: Arc<str>, index: u32, reason: FinishReason) -> Engin
         token_id: None,
         logprobs: None,
         prompt_logprobs: None,
+        pooled: None,
         finish_reason: Some(reason),
         error: None,
         num_cached_tokens: 0,
         num_preemptions: 0,
     }
+}
+
+/// The scheduler's settings, the cache, and the bytes of a block of it.
+///
+/// A bidirectional model has no cache. Its prompts run whole, each in one block that stands for its place in the step.
+fn plan(
+    config: &EngineConfig,
+    loaded: &LoadedModel,
+    backend: &dyn Backend,
+    eos_token_ids: &[u32],
+) -> Result<(SchedulerConfig, KvCacheSpec, usize), EngineError> {
+    let kv_cache_dtype = config.kv_cache_dtype.unwrap_or(loaded.dtype.into());
+    let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
+    let block_bytes = backend.kv_cache_block_bytes(&spec);
+    let mut scheduler = SchedulerConfig {
+        max_num_seqs: config.max_num_seqs,
+        max_num_batched_tokens: config.max_num_batched_tokens,
+        max_model_len: loaded.max_model_len.min(config.max_num_batched_tokens),
+        block_size: loaded.max_model_len,
+        num_blocks: config.max_num_seqs,
+        sliding_windows: vec![None],
+        enable_prefix_caching: false,
+        enable_chunked_prefill: false,
+        policy: config.scheduling_policy,
+        eos_token_ids: eos_token_ids.to_vec(),
+    };
+    if !loaded.model.is_bidirectional() {
+        scheduler.block_size = config.block_size;
+        scheduler.sliding_windows = spec.groups.iter().map(|group| group.sliding_window).collect();
+        let (groups, available) = (scheduler.kv_cache_groups(), memory::available_memory());
+        (scheduler.num_blocks, scheduler.max_model_len) =
+            memory::plan(config, &groups, block_bytes, loaded.max_model_len, available)?;
+        scheduler.enable_prefix_caching = config.enable_prefix_caching;
+        scheduler.enable_chunked_prefill = true;
+        spec.num_blocks = scheduler.num_blocks;
+    }
+    Ok((scheduler, spec, block_bytes))
+}
+
+/// What a model that is pooled can be asked for.
+fn pooling_limits(config: &EngineConfig, loaded: &LoadedModel) -> Option<PoolingLimits> {
+    let pooler = loaded.pooler.as_ref()?;
+    let labels = pooler.classify.as_ref().or(pooler.token_classify.as_ref());
+    let whole = loaded.model.is_bidirectional();
+    Some(PoolingLimits {
+        tasks: pooling::tasks(pooler),
+        embedding_size: pooler.embed.as_ref().map(|output| output.size),
+        num_labels: labels.map(|output| output.size),
+        matryoshka_dimensions: pooler.matryoshka_dimensions.clone(),
+        num_token_types: loaded.model.num_token_types().max(1),
+        max_num_batched_tokens: whole.then_some(config.max_num_batched_tokens),
+    })
 }
 
 /// The finaliser of SplitMix64 (Steele, Lea and Flood, 2014): neighbouring inputs to unrelated outputs.

@@ -5,7 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
-use crate::{Engine, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, ModelInfo};
+use crate::{
+    Engine, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, ModelInfo, PoolingRequest,
+};
 
 /// An engine on a thread of its own.
 ///
@@ -27,6 +29,7 @@ pub struct EngineHandle {
 #[derive(Debug)]
 enum Command {
     Add(Vec<EngineRequest>),
+    AddPooling(Vec<PoolingRequest>),
     Abort(Vec<String>),
     AbortSequences(Vec<(String, u32)>),
     ResetPrefixCache(Sender<bool>),
@@ -53,7 +56,7 @@ impl EngineHandle {
     pub fn start(engine: Engine) -> Result<Self, EngineError> {
         let (commands, inbox) = channel();
         let (outbox, outputs) = channel();
-        let (limits, info) = (*engine.limits(), engine.info().clone());
+        let (limits, info) = (engine.limits().clone(), engine.info().clone());
         let shared = Arc::new(Shared::default());
         *lock(&shared.stats) = engine.stats();
         let thread = Builder::new()
@@ -84,19 +87,32 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Invalid`] for the first request that breaks a rule, [`EngineError::Dead`] when the engine has stopped.
     pub fn add_requests(&self, requests: Vec<EngineRequest>) -> Result<(), EngineError> {
+        requests.iter().try_for_each(|request| self.limits.check(request))?;
+        let names = requests.iter().map(|request| (request.request_id.clone(), request.params.n)).collect();
+        self.send_named(names, Command::Add(requests))
+    }
+
+    /// Queues pooling requests: all of them, or none if one is refused.
+    ///
+    /// # Errors
+    /// As [`add_requests`](Self::add_requests).
+    pub fn add_pooling_requests(&self, requests: Vec<PoolingRequest>) -> Result<(), EngineError> {
+        requests.iter().try_for_each(|request| self.limits.check_pooling(request))?;
+        let names = requests.iter().map(|request| (request.request_id.clone(), 1)).collect();
+        self.send_named(names, Command::AddPooling(requests))
+    }
+
+    /// Sends the requests of these names, with the number of their sequences, unless one of the names is in use.
+    fn send_named(&self, names: Vec<(String, u32)>, command: Command) -> Result<(), EngineError> {
         let mut unfinished = lock(&self.unfinished);
         let mut batch = HashSet::new();
-        for request in &requests {
-            self.limits.check(request)?;
-            let id = request.request_id.as_str();
+        for (id, _) in &names {
             if unfinished.contains_key(id) || !batch.insert(id) {
-                return Err(
-                    InvalidArgument::new("request_id", id, format!("request_id {id:?} is already in use")).into()
-                );
+                let message = format!("request_id {id:?} is already in use");
+                return Err(InvalidArgument::new("request_id", id, message).into());
             }
         }
-        let names: Vec<_> = requests.iter().map(|request| (request.request_id.clone(), request.params.n)).collect();
-        self.send(Command::Add(requests))?;
+        self.send(command)?;
         unfinished.extend(names);
         Ok(())
     }
@@ -220,6 +236,9 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, outbox: &Sender<Vec<Engine
             while let Some(command) = next {
                 match command {
                     Command::Add(requests) => requests.into_iter().for_each(|request| engine.add_request(request)),
+                    Command::AddPooling(requests) => {
+                        requests.into_iter().for_each(|request| engine.add_pooling_request(request));
+                    }
                     Command::Abort(ids) => ids.iter().for_each(|id| engine.abort(id)),
                     Command::AbortSequences(sequences) => {
                         sequences.iter().for_each(|(id, index)| engine.abort_sequence(id, *index));

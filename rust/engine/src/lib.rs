@@ -8,7 +8,7 @@
 //!                              │   scheduler.update()        append, finish, free
 //! ```
 //!
-//! Token ids in, token ids out: text is the caller's business.
+//! Token ids in; token ids, or what is made of a prompt, out: text is the caller's business.
 
 mod config;
 mod device;
@@ -19,6 +19,7 @@ mod limits;
 mod memory;
 mod model_runner;
 mod output;
+mod pooling;
 pub mod sampler;
 
 pub use config::{EngineConfig, GIB};
@@ -26,7 +27,8 @@ pub use device::Device;
 pub use engine::{Engine, ModelInfo};
 pub use error::{EngineError, InvalidArgument};
 pub use handle::EngineHandle;
-pub use limits::Limits;
+pub use limits::{Limits, PoolingLimits};
 pub use output::{EngineOutput, EngineRequest, EngineStats, PromptLogprobs};
-pub use rustllm_models::supported_architectures;
+pub use pooling::{Pooled, PoolingRequest};
+pub use rustllm_models::{Convert, Runner, supported_architectures};
 pub use rustllm_ops::{DType, KvCacheDType};

@@ -3,11 +3,12 @@ use std::mem;
 use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustllm_core::{BlockId, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
+use rustllm_core::{BlockId, PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
 use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, Indices, KvCache, Result, Tensor};
 
 use crate::PromptLogprobs;
+use crate::pooling::{NotFinite, Pooled, PoolingRunner};
 use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput};
 
 /// Rows of logits held at once for prompt logprobs: a prompt of any length needs no more memory than this many.
@@ -20,6 +21,8 @@ pub(crate) struct SampledRow {
     pub sampled: Option<std::result::Result<SampledToken, SampleError>>,
     /// With the first token of a sequence that asked for them.
     pub prompt_logprobs: Option<PromptLogprobs>,
+    /// What was made of a prompt, where the step reached its end; an error concerns this sequence alone.
+    pub pooled: Option<std::result::Result<Pooled, NotFinite>>,
 }
 
 impl SampledRow {
@@ -27,8 +30,9 @@ impl SampledRow {
         self.sampled.as_ref()?.as_ref().ok().map(|token| token.token_id)
     }
 
-    pub fn error(&self) -> Option<SampleError> {
-        self.sampled.as_ref()?.as_ref().err().copied()
+    pub fn error(&self) -> Option<String> {
+        let pooled = self.pooled.as_ref().and_then(|pooled| pooled.as_ref().err()).map(ToString::to_string);
+        pooled.or_else(|| self.sampled.as_ref()?.as_ref().err().map(ToString::to_string))
     }
 }
 
@@ -39,6 +43,8 @@ pub(crate) struct ModelRunner {
     model: Box<dyn Model>,
     kv_cache: KvCache,
     samplers: Samplers,
+    /// For a model that is pooled.
+    pooling: Option<PoolingRunner>,
     eos_token_ids: Vec<u32>,
     logprobs_mode: LogprobsMode,
     /// What is kept of unfinished sequences from step to step, for those that need it.
@@ -80,6 +86,7 @@ impl ModelRunner {
         backend: Arc<dyn Backend>,
         model: Box<dyn Model>,
         kv_cache: KvCache,
+        pooling: Option<PoolingRunner>,
         eos_token_ids: Vec<u32>,
         logprobs_mode: LogprobsMode,
     ) -> Self {
@@ -88,6 +95,7 @@ impl ModelRunner {
             model,
             kv_cache,
             samplers: Samplers::default(),
+            pooling,
             eos_token_ids,
             logprobs_mode,
             states: HashMap::new(),
@@ -107,6 +115,11 @@ impl ModelRunner {
 
         let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
         let starts = batch.attention.query_start_loc.as_slice();
+        if let Some(pooling) = &mut self.pooling {
+            let pooled = pooling.pool(&*self.backend, &hidden, starts, &scheduled)?;
+            rows.iter_mut().zip(pooled).for_each(|(row, pooled)| row.pooled = pooled);
+            return Ok(rows);
+        }
         self.sample(&hidden, starts, &scheduled, &mut rows)?;
         for (i, (entry, sequence)) in scheduled.iter().enumerate() {
             // They come with the first token; a sequence that resumes after that has brought them already.
@@ -121,13 +134,24 @@ impl ModelRunner {
         Ok(rows)
     }
 
+    /// Whether a pooling task reads more of a prompt than its last row.
+    pub fn reads_every_row(&self, task: PoolingTask) -> bool {
+        self.pooling.as_ref().is_some_and(|pooling| pooling.reads_every_row(task))
+    }
+
     /// Forgets what is kept of a sequence that has ended.
     pub fn forget(&mut self, seq_id: SeqId) {
         self.states.remove(&seq_id);
+        if let Some(pooling) = &mut self.pooling {
+            pooling.forget(seq_id);
+        }
     }
 
     /// The flat ragged batch: see [`AttentionMetadata`] for its picture.
     fn batch(&self, scheduled: &[(&ScheduledSequence, &Sequence)]) -> Result<ForwardBatch> {
+        if self.model.is_bidirectional() {
+            return self.whole_prompts(scheduled);
+        }
         let num_tokens = scheduled.iter().map(|(entry, _)| entry.num_tokens).sum();
         let mut token_ids = Vec::with_capacity(num_tokens);
         let mut positions = Vec::with_capacity(num_tokens);
@@ -144,6 +168,7 @@ impl ModelRunner {
         let groups = 0..self.kv_cache.spec().groups.len();
         Ok(ForwardBatch {
             token_ids: self.backend.indices(token_ids)?,
+            token_type_ids: None,
             attention: AttentionMetadata {
                 positions: self.backend.indices(positions)?,
                 query_start_loc: self.backend.indices(query_start_loc)?,
@@ -177,6 +202,33 @@ impl ModelRunner {
             slot_mapping: self.backend.indices(slot_mapping)?,
             block_table: self.backend.indices(block_table)?,
             max_blocks_per_seq,
+        })
+    }
+
+    /// The batch of a model that reads whole prompts, and has no cache for slots and blocks to be in.
+    fn whole_prompts(&self, scheduled: &[(&ScheduledSequence, &Sequence)]) -> Result<ForwardBatch> {
+        let (mut token_ids, mut types, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut query_start_loc, mut seq_lens) = (vec![0], Vec::with_capacity(scheduled.len()));
+        for (entry, sequence) in scheduled {
+            debug_assert_eq!(entry.num_tokens, sequence.num_tokens(), "the scheduler does not cut these prompts");
+            token_ids.extend_from_slice(sequence.token_ids());
+            positions.extend(0..entry.num_tokens as u32);
+            match sequence.pooling().and_then(|pooling| pooling.token_type_ids.as_ref()) {
+                Some(given) => types.extend_from_slice(given),
+                None => types.resize(token_ids.len(), 0),
+            }
+            query_start_loc.push(token_ids.len() as u32);
+            seq_lens.push(entry.num_tokens as u32);
+        }
+        Ok(ForwardBatch {
+            token_ids: self.backend.indices(token_ids)?,
+            token_type_ids: Some(self.backend.indices(types)?),
+            attention: AttentionMetadata {
+                positions: self.backend.indices(positions)?,
+                query_start_loc: self.backend.indices(query_start_loc)?,
+                seq_lens: self.backend.indices(seq_lens)?,
+                groups: Vec::new(),
+            },
         })
     }
 

@@ -2,6 +2,7 @@ use std::sync::Arc;
 
 use rustllm_core::{FinishReason, SamplingParams};
 
+use crate::pooling::Pooled;
 use crate::sampler::TokenLogprob;
 
 /// A request as the engine takes it.
@@ -35,6 +36,8 @@ pub struct EngineOutput {
     pub logprobs: Option<Vec<TokenLogprob>>,
     /// Once, with the first output of sequence 0.
     pub prompt_logprobs: Option<PromptLogprobs>,
+    /// What was made of the prompt of a pooling request.
+    pub pooled: Option<Pooled>,
     /// Set on the sequence's last output.
     pub finish_reason: Option<FinishReason>,
     /// What went wrong, where the finish reason is an error.

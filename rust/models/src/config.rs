@@ -9,6 +9,7 @@
 //! A value is checked before anything as large as it says is allocated, and a field that changes the computation in a
 //! way that is not implemented is refused: a model that loads computes what its authors meant.
 
+pub(crate) mod encoder;
 pub(crate) mod families;
 pub(crate) mod fields;
 mod rope;
@@ -19,11 +20,11 @@ use rustllm_ops::{Activation, AttentionParams, DType};
 use serde_json::{Map, Value};
 
 use crate::LoadError;
-use crate::registry::{self, Architecture};
+use crate::registry::{self, Architecture, Found};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
 
-/// What a model computes, in one vocabulary for all families.
+/// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The entry of `architectures` that the registry knows.
@@ -32,6 +33,10 @@ pub struct ModelConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
+    /// Width of a token's embedding; projected to and from `hidden_size` where it is another.
+    pub embedding_size: usize,
+    /// How a layer's attention and feed-forward are put together, where a family's models differ in it.
+    pub block: BlockKind,
     /// What all attention layers have in common.
     pub attention: AttentionConfig,
     /// The feed-forward layers.
@@ -73,6 +78,41 @@ pub struct AttentionConfig {
     pub qk_norm: Option<QkNorm>,
     /// What scores are kept below in magnitude, by a tanh.
     pub soft_cap: Option<f32>,
+    /// What each query head's scores lose with every position between query and key, if the model has ALiBi.
+    pub alibi_slopes: Option<Vec<f32>>,
+    /// What queries, keys and values are kept within, in magnitude.
+    pub clip_qkv: Option<f32>,
+}
+
+impl AttentionConfig {
+    /// Attention over heads as they are projected, without biases.
+    pub fn new(num_heads: usize, num_kv_heads: usize, head_dim: usize) -> Self {
+        Self {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            qkv_bias: false,
+            output_bias: false,
+            qk_norm: None,
+            soft_cap: None,
+            alibi_slopes: None,
+            clip_qkv: None,
+        }
+    }
+}
+
+/// How the attention and the feed-forward of a layer are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockKind {
+    /// One after the other, each on a norm of the stream.
+    PreNorm,
+    /// One after the other, each followed by a norm of the stream, which then starts anew.
+    PostNorm,
+    /// Side by side on the stream as it was before the layer.
+    Parallel {
+        /// Whether one norm serves both; else each has its own.
+        shared_norm: bool,
+    },
 }
 
 /// What a norm of queries and keys is taken over.
@@ -85,7 +125,7 @@ pub enum QkNorm {
 }
 
 /// The feed-forward layers.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct FeedForwardConfig {
     /// Width inside.
     pub intermediate_size: usize,
@@ -153,29 +193,23 @@ impl ModelConfig {
     /// # Errors
     /// [`LoadError`] naming the file, the field, its value and what is allowed.
     pub fn from_dir(dir: &Path, overrides: &Map<String, Value>) -> Result<Self, LoadError> {
-        Ok(Self::read(dir, overrides)?.0)
+        let fields = read_fields(dir, overrides)?;
+        match find_architecture(&fields)? {
+            (_, Found::Decoder(architecture, _)) => Self::read(dir, &fields, architecture),
+            (name, Found::Encoder(..)) => Err(fields.unsupported("architectures", name)),
+        }
     }
 
-    /// [`from_dir`](Self::from_dir), and the registry's line for the architecture.
-    pub(crate) fn read(dir: &Path, overrides: &Map<String, Value>) -> Result<(Self, &'static Architecture), LoadError> {
-        let mut fields = Fields::read_required(&dir.join("config.json"))?;
-        fields.apply(overrides);
-        let found = fields.texts("architectures")?.ok_or_else(|| fields.missing("architectures"))?;
-        let Some(architecture) = registry::find(&found) else {
-            return Err(LoadError::UnsupportedArchitecture {
-                path: fields.path().into(),
-                found: found.into_iter().map(str::to_owned).collect(),
-                supported: registry::supported_architectures(),
-            });
-        };
-        let mut config = (architecture.config)(&fields, architecture.name)?;
+    /// Reads the fields of a `config.json` as `architecture` does.
+    pub(crate) fn read(dir: &Path, fields: &Fields, architecture: &'static Architecture) -> Result<Self, LoadError> {
+        let mut config = (architecture.config)(fields, architecture.name)?;
         if let Some(generation) = Fields::read(&dir.join("generation_config.json"))? {
             let ids = generation.token_ids("eos_token_id")?;
             if !ids.is_empty() {
                 config.eos_token_ids = ids;
             }
         }
-        Ok((config, architecture))
+        Ok(config)
     }
 
     /// Attention layers of the model.
@@ -219,4 +253,21 @@ impl ModelConfig {
             ..AttentionParams::new(num_heads, num_kv_heads, head_dim)
         }
     }
+}
+
+/// `dir/config.json` with `overrides` put over its fields.
+pub(crate) fn read_fields(dir: &Path, overrides: &Map<String, Value>) -> Result<Fields, LoadError> {
+    let mut fields = Fields::read_required(&dir.join("config.json"))?;
+    fields.apply(overrides);
+    Ok(fields)
+}
+
+/// The supported one of the file's `architectures`.
+pub(crate) fn find_architecture(fields: &Fields) -> Result<(&str, Found), LoadError> {
+    let found = fields.texts("architectures")?.ok_or_else(|| fields.missing("architectures"))?;
+    registry::find(&found).ok_or_else(|| LoadError::UnsupportedArchitecture {
+        path: fields.path().into(),
+        found: found.into_iter().map(str::to_owned).collect(),
+        supported: registry::supported_architectures(),
+    })
 }

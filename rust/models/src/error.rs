@@ -2,6 +2,8 @@ use std::path::PathBuf;
 
 use rustllm_ops::WeightFormat;
 
+use crate::{Convert, Runner};
+
 /// Why a model folder was refused. Every variant names the file, field or tensor that is at fault.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
@@ -64,7 +66,22 @@ pub enum LoadError {
         /// The names the configuration gives.
         found: Vec<String>,
         /// All names the registry knows.
-        supported: Vec<&'static str>,
+        supported: Vec<String>,
+    },
+    /// A use of the model that it does not have.
+    #[error(
+        "runner={runner:?} with convert={convert:?} is nothing that {architecture} can be loaded for, use runner={works:?}",
+        runner = runner.to_string(), convert = convert.to_string()
+    )]
+    Runner {
+        /// The entry of `architectures`.
+        architecture: String,
+        /// What was asked for.
+        runner: Runner,
+        /// What the model was to be made into.
+        convert: Convert,
+        /// The runner that takes the model.
+        works: &'static str,
     },
     /// A folder without safetensors weights.
     #[error("{}: no *.safetensors weights{hint}", dir.display())]

@@ -10,6 +10,16 @@ pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn
     llama::decoder(loader, config, block)
 }
 
+/// The text model of a checkpoint that has a vision tower as well.
+pub(crate) fn build_text(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
+    build(&loader.child("language_model"), config)
+}
+
+/// What belongs to images, and what Llama's checkpoints may hold.
+pub(crate) fn is_image_tensor(name: &str) -> bool {
+    name.starts_with("vision_tower.") || name.starts_with("multi_modal_projector.") || llama::is_buffer(name)
+}
+
 fn block(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Box<dyn Block>, LoadError> {
     let norm = |name| loader.norm(name, config.hidden_size, config.norm);
     Ok(Box::new(SandwichBlock {

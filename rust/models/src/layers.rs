@@ -2,27 +2,36 @@
 //!
 //! ```text
 //!   Decoder    Embedding ─► [Block] * n ─► Norm ─► LmHead
+//!   Encoder    EncoderEmbedding ─► [Block] * n ─► Head
 //!   PreNormBlock  stream ─► Norm ─► Attention   ─┐    stream: a ResidualStream, which adds an output to the residual
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op
 //!                 stream ─► Norm ─► FeedForward ─┐
 //!                 stream ◄───────────────────────┘
-//!   SandwichBlock    a Norm after each of the two as well
-//!   PostNormBlock    a Norm after each of the two only
-//!   ParallelBlock    both on one Norm of the stream
+//!   SandwichBlock          a Norm after each of the two as well
+//!   PostNormBlock          a Norm after each of the two only
+//!   NormedSumBlock         a Norm of the stream after each of the two, which then starts anew
+//!   ParallelBlock          both on one Norm of the stream
+//!   TwoNormParallelBlock   each on a Norm of its own
 //! ```
 
 mod attention;
 mod block;
 mod decoder;
+mod encoder;
+mod encoder_block;
 mod feed_forward;
+mod head;
 mod linear;
 mod norm;
 mod residual;
 
 pub(crate) use attention::Attention;
-pub(crate) use block::{Block, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
+pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
+pub(crate) use encoder::{Encoder, EncoderEmbedding};
+pub(crate) use encoder_block::{EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
 pub(crate) use feed_forward::FeedForward;
+pub(crate) use head::{Head, HeadLayer};
 pub(crate) use linear::Linear;
 pub(crate) use norm::Norm;
 pub(crate) use residual::ResidualStream;

@@ -1,44 +1,62 @@
 //! Model definitions, their configurations and the checkpoint loader.
 //!
 //! ```text
-//!   model folder ──► ModelConfig (config.json) ──► registry ──► llama.rs, gpt2.rs   one page per architecture,
-//!                └─► Checkpoint (safetensors) ──► Loader ────────┘                  made of layers/
-//!                                                                 └──► Box<dyn Model>
+//!   model folder ──► ModelConfig (config.json) ──► registry ──► llama.rs, bert.rs   one page per architecture,
+//!                ├─► Checkpoint (safetensors) ──► Loader ────────┘                  made of layers/
+//!                │                                                └──► Box<dyn Model>
+//!                └─► SentenceTransformer (modules.json) ─────────────► Pooler       what is made of a prompt
 //! ```
 //!
 //! A model file says what is computed and which tensors it needs. It has no word of device, element type or file
 //! format: those are the backend's and the loader's. Hugging Face's field names are in `config` only.
 
+mod albert;
+mod bert;
+mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
+mod distilbert;
 mod error;
+mod falcon;
 mod gemma2;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod layers;
 mod llama;
+mod load;
 mod loader;
 mod model;
+mod modernbert;
+mod mpnet;
+mod mpt;
+mod nomic_bert;
 mod olmo2;
+mod opt;
+mod phi;
+mod pooler;
 mod registry;
 mod rope;
+mod runner;
+mod sentence_transformers;
 mod starcoder2;
 
 use std::fmt;
-use std::path::Path;
 
-use rustllm_ops::{Backend, DType, WeightFormat};
+use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
-use checkpoint::Checkpoint;
 pub use config::{
-    AttentionConfig, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+    AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
 };
 pub use error::LoadError;
-use loader::{Formats, Loader, Loading};
+pub use load::load;
 pub use model::{ForwardBatch, ForwardContext, Model};
+pub use pooler::{Finish, PooledOutput, Pooler, Reduction};
 pub use registry::supported_architectures;
 pub use rope::{RopeConfig, RopeScaling};
+pub use runner::{Convert, PoolerOptions, Runner};
 
 /// How a model folder is loaded.
 #[derive(Default)]
@@ -48,8 +66,14 @@ pub struct LoadOptions<'a> {
     /// What linear layers are quantized to while they are loaded. The output projection (and the embedding tied to it) is
     /// kept in eight bits then, other tables in `dtype`.
     pub quantization: Option<WeightFormat>,
-    /// Longest sequence; `None` takes what the model's positions reach.
+    /// Longest sequence; `None` takes [`ModelConfig::default_max_model_len`], or what sentence-transformers cuts prompts to.
     pub max_model_len: Option<usize>,
+    /// What the model is run for.
+    pub runner: Runner,
+    /// What the model is made into.
+    pub convert: Convert,
+    /// What is asked of its pooler.
+    pub pooler: PoolerOptions,
     /// Fields put over those of `config.json`.
     pub hf_overrides: Map<String, Value>,
     /// Called with the bytes loaded so far and their total.
@@ -62,6 +86,9 @@ impl fmt::Debug for LoadOptions<'_> {
             .field("dtype", &self.dtype)
             .field("quantization", &self.quantization)
             .field("max_model_len", &self.max_model_len)
+            .field("runner", &self.runner)
+            .field("convert", &self.convert)
+            .field("pooler", &self.pooler)
             .field("hf_overrides", &self.hf_overrides)
             .finish_non_exhaustive()
     }
@@ -72,8 +99,10 @@ impl fmt::Debug for LoadOptions<'_> {
 pub struct LoadedModel {
     /// The model.
     pub model: Box<dyn Model>,
-    /// What it computes.
-    pub config: ModelConfig,
+    /// What can be made of a prompt; `None` for a model that generates.
+    pub pooler: Option<Pooler>,
+    /// The entry of `architectures` it was loaded as.
+    pub architecture: String,
     /// Element type of its weights.
     pub dtype: DType,
     /// Longest sequence, prompt and output together.
@@ -82,44 +111,4 @@ pub struct LoadedModel {
     pub num_parameters: u64,
     /// Tokens that end a sequence: `generation_config.json`'s, else `config.json`'s.
     pub eos_token_ids: Vec<u32>,
-}
-
-/// Loads the Hugging Face model folder `dir` onto `backend`.
-///
-/// Reads `config.json`, `generation_config.json` and safetensors weights, memory-mapped. Nothing in the folder is
-/// executed.
-///
-/// # Errors
-/// [`LoadError`] naming the file, field or tensor at fault: whatever the files hold, this does not panic.
-pub fn load(dir: &Path, backend: &dyn Backend, options: LoadOptions<'_>) -> Result<LoadedModel, LoadError> {
-    let (mut config, architecture) = ModelConfig::read(dir, &options.hf_overrides)?;
-    config.max_model_len = max_model_len(options.max_model_len, &config)?;
-    let checkpoint = Checkpoint::open(dir)?;
-    let dtype = options.dtype.or(config.dtype).unwrap_or_else(|| checkpoint.dtype());
-    let formats = Formats::new(dtype, options.quantization);
-    formats.all().into_iter().try_for_each(|format| supported(backend, format))?;
-    let mut ignored = |_, _| {};
-    let loading = Loading::new(backend, &checkpoint, formats, options.progress.unwrap_or(&mut ignored));
-    let model = (architecture.build)(&Loader::new(&loading), &config)?;
-    let num_parameters = loading.finish(architecture.name, architecture.is_buffer)?;
-    let (max_model_len, eos_token_ids) = (config.max_model_len, config.eos_token_ids.clone());
-    Ok(LoadedModel { model, config, dtype, max_model_len, num_parameters, eos_token_ids })
-}
-
-fn max_model_len(requested: Option<usize>, config: &ModelConfig) -> Result<usize, LoadError> {
-    let limit = config.max_model_len;
-    match requested {
-        None => Ok(config.default_max_model_len()),
-        Some(requested) if (1..=limit).contains(&requested) => Ok(requested),
-        Some(requested) => Err(LoadError::MaxModelLen { requested, limit }),
-    }
-}
-
-fn supported(backend: &dyn Backend, format: WeightFormat) -> Result<(), LoadError> {
-    if backend.supports(format) {
-        return Ok(());
-    }
-    let all = [DType::F32, DType::F16, DType::BF16].map(WeightFormat::Dense).into_iter().chain([WeightFormat::Int8]);
-    let allowed: Vec<_> = all.filter(|format| backend.supports(*format)).map(|format| format.to_string()).collect();
-    Err(LoadError::UnsupportedFormat { format, backend: backend.name(), allowed: allowed.join(", ") })
 }

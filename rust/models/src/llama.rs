@@ -3,12 +3,9 @@
 //! norms (Gemma, StableLM), fused projections (Phi-3). Families with another block are built from its parts.
 
 use crate::config::QkNorm;
-use crate::layers::{Attention, Block, Decoder, Embedding, FeedForward, PreNormBlock};
+use crate::layers::{Attention, Block, BuildBlock, Decoder, Embedding, FeedForward, PreNormBlock};
 use crate::loader::Loader;
 use crate::{LoadError, Model, ModelConfig};
-
-/// Builds layer `layer` from what is under its name.
-pub(crate) type BuildBlock = fn(&Loader<'_>, &ModelConfig, usize) -> Result<Box<dyn Block>, LoadError>;
 
 pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
     decoder(loader, config, block)
@@ -23,10 +20,8 @@ pub(crate) fn decoder(
     let base = loader.base_model("model", "embed_tokens.weight");
     let tokens = base.token_embedding("embed_tokens", config)?;
     let lm_head = loader.lm_head("lm_head", config.tie_word_embeddings, &base, ("embed_tokens", &tokens))?;
-    let embedding = Embedding { tokens, positions: None, multiplier: loader.embedding_multiplier(config) };
-    let layers = base.child("layers");
-    let blocks = (0..config.num_layers()).map(|layer| block(&layers.child(layer), config, layer));
-    let blocks = blocks.collect::<Result<_, _>>()?;
+    let embedding = Embedding { multiplier: loader.embedding_multiplier(config), ..Embedding::new(tokens) };
+    let blocks = base.blocks("layers", config, block)?;
     let norm = base.norm("norm", config.hidden_size, config.norm)?;
     Ok(Box::new(Decoder::new(config, embedding, blocks, norm, lm_head)))
 }
@@ -55,6 +50,7 @@ pub(crate) fn attention(loader: &Loader<'_>, config: &ModelConfig, layer: usize)
             Some(QkNorm::Row) => Some(norms(q, kv)?),
         },
         rope: loader.rope(config, layer)?,
+        clip_qkv: None,
         params: config.attention_params(layer),
         layer,
     })

@@ -1,5 +1,9 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
+mod encoder;
+mod layers;
+mod qkv;
+
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::fmt::{self, Display};
@@ -47,6 +51,8 @@ pub(crate) struct Loading<'a> {
     backend: &'a dyn Backend,
     checkpoint: &'a Checkpoint,
     formats: Formats,
+    /// Whether the output projection is wanted.
+    generates: bool,
     total_bytes: u64,
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
@@ -57,17 +63,19 @@ pub(crate) struct Loading<'a> {
 }
 
 impl<'a> Loading<'a> {
-    /// A load of `checkpoint` onto `backend`, its matrices converted to `formats`.
+    /// A load of `checkpoint` onto `backend`, its matrices converted to `formats`, to generate or for the hidden states.
     pub(crate) fn new(
         backend: &'a dyn Backend,
         checkpoint: &'a Checkpoint,
         formats: Formats,
+        generates: bool,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Self {
         Self {
             backend,
             checkpoint,
             formats,
+            generates,
             total_bytes: checkpoint.total_bytes(),
             used: RefCell::default(),
             bytes: Cell::new(0),
@@ -90,7 +98,7 @@ impl<'a> Loading<'a> {
     /// Checks that the model has a place for every tensor, and returns the number of parameters.
     ///
     /// `is_buffer` tells tensors that hold no parameters (masks and frequencies that old checkpoints carry along).
-    pub(crate) fn finish(&self, architecture: &str, is_buffer: fn(&str) -> bool) -> Result<u64> {
+    pub(crate) fn finish(&self, architecture: &str, is_buffer: impl Fn(&str) -> bool) -> Result<u64> {
         let used = self.used.borrow();
         let mut unexpected =
             self.checkpoint.names().filter(|name| !used.contains(*name) && !is_buffer(name)).peekable();
@@ -248,14 +256,20 @@ impl<'a> Loader<'a> {
     /// `name.weight`, the table of the tokens: in the output projection's format where it is the same weight.
     pub(crate) fn token_embedding(&self, name: &str, config: &ModelConfig) -> Result<Weight> {
         let Formats { table, lm_head, .. } = self.loading.formats;
-        let format = if config.tie_word_embeddings { lm_head } else { table };
-        self.weight(name, config.vocab_size, config.hidden_size, format)
+        let format = if config.tie_word_embeddings && self.loading.generates { lm_head } else { table };
+        self.weight(name, config.vocab_size, config.embedding_size, format)
     }
 
     /// The output projection: `name.weight` from here, or the embedding `table` of `base` itself where `tied`.
     ///
-    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all.
+    /// A tied checkpoint may have both, with the same elements; where they differ it was not tied after all. A model that is
+    /// not to generate asks for neither, and gets the table, which costs nothing.
     pub(crate) fn lm_head(&self, name: &str, tied: bool, base: &Self, table: (&str, &Weight)) -> Result<Linear> {
+        if !self.loading.generates {
+            self.ignore(&format!("{name}.weight"));
+            self.ignore(&format!("{name}.bias"));
+            return Ok(Linear { weight: table.1.clone(), bias: None });
+        }
         let (key, source) = (self.full(name) + ".weight", base.full(table.0) + ".weight");
         let (rows, width) = (table.1.out_features, table.1.in_features);
         let (own, shared) = (self.loading.checkpoint.get(&key), self.loading.checkpoint.get(&source));
@@ -268,6 +282,11 @@ impl<'a> Loader<'a> {
             self.loading.used.borrow_mut().insert(key);
         }
         Ok(Linear { weight: table.1.clone(), bias: None })
+    }
+
+    /// Takes note of a tensor that is not needed, should it be there.
+    fn ignore(&self, name: &str) {
+        self.loading.used.borrow_mut().insert(self.full(name));
     }
 
     /// Factor on the embeddings, rounded as the table is: models are trained with it in the table's element type.
@@ -296,21 +315,26 @@ impl<'a> Loader<'a> {
 
     /// The rotary tables of layer `layer`, if it has rotary positions.
     pub(crate) fn rope(&self, config: &ModelConfig, layer: usize) -> Result<Option<RopeTable>> {
-        let Some(rope) = &config.layers[layer].rope else { return Ok(None) };
+        let rope = config.layers[layer].rope.as_ref();
+        rope.map(|rope| self.rope_table(rope, config.max_model_len)).transpose()
+    }
+
+    /// The rotary tables of `max_model_len` positions.
+    pub(crate) fn rope_table(&self, rope: &RopeConfig, max_model_len: usize) -> Result<RopeTable> {
         let mut ropes = self.loading.ropes.borrow_mut();
         if let Some((_, table)) = ropes.iter().find(|(made, _)| made == rope) {
-            return Ok(Some(table.clone()));
+            return Ok(table.clone());
         }
         let row_bytes = (rope.rotary_dim * size_of::<f32>()) as u64;
-        let bytes = row_bytes.saturating_mul(config.max_model_len as u64);
+        let bytes = row_bytes.saturating_mul(max_model_len as u64);
         if bytes > MAX_ROPE_BYTES {
             let limit = (MAX_ROPE_BYTES / row_bytes) as usize;
-            return Err(LoadError::RopeTableTooLarge { max_model_len: config.max_model_len, bytes, limit });
+            return Err(LoadError::RopeTableTooLarge { max_model_len, bytes, limit });
         }
-        let frequencies = rope.frequencies(config.max_model_len);
-        let table = RopeTable::new(self.loading.backend, config.max_model_len, &frequencies, rope.attention_factor())?;
+        let frequencies = rope.frequencies(max_model_len);
+        let table = RopeTable::new(self.loading.backend, max_model_len, &frequencies, rope.attention_factor())?;
         ropes.push((rope.clone(), table.clone()));
-        Ok(Some(table))
+        Ok(table)
     }
 
     fn vector(&self, values: &[f32]) -> Result<Tensor> {

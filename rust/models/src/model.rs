@@ -7,6 +7,8 @@ use rustllm_ops::{AttentionMetadata, Backend, Indices, KvCache, KvCacheDType, Kv
 pub struct ForwardBatch {
     /// Token of each row, `[num_tokens]`.
     pub token_ids: Indices,
+    /// Segment of each row, `[num_tokens]`, for models that tell segments apart; all in the first if `None`.
+    pub token_type_ids: Option<Indices>,
     /// Where each row stands in its sequence, and where the sequence's keys and values are.
     pub attention: AttentionMetadata,
 }
@@ -34,12 +36,25 @@ pub trait Model: Debug + Send + Sync {
     /// Scores of every token as the next one: `[rows, hidden_size] -> [rows, vocab_size]`.
     ///
     /// # Errors
-    /// A width other than the hidden size, or a device failure.
+    /// A width other than the hidden size, a model without an output projection, or a device failure.
     fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor>;
 
     /// The cache the model needs, for `num_blocks` blocks of `block_size` tokens.
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec;
 
-    /// Columns of the logits.
+    /// Token ids are below this.
     fn vocab_size(&self) -> usize;
+
+    /// Layers.
+    fn num_layers(&self) -> usize;
+
+    /// Segments that it tells apart.
+    fn num_token_types(&self) -> usize {
+        1
+    }
+
+    /// Whether a row depends on those after it too: a prompt is then computed in one step, and leaves nothing in a cache.
+    fn is_bidirectional(&self) -> bool {
+        false
+    }
 }

@@ -102,3 +102,21 @@ impl AttentionParams {
         }
     }
 }
+
+/// What an encoder's attention layer computes: a row sees the rows of its sequence on both sides.
+#[derive(Debug, Clone)]
+pub struct EncoderAttentionParams {
+    /// Query heads.
+    pub num_heads: usize,
+    /// Key/value heads; each serves `num_heads / num_kv_heads` query heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+    /// Factor on the scores, usually `1 / sqrt(head_dim)`.
+    pub scale: f32,
+    /// With `Some(w)`, rows see each other if they are at most `w` apart.
+    pub window: Option<usize>,
+    /// Added to the scaled scores by head and distance, `[num_heads, 2 * reach + 1]`: column `reach + d` is for a key `d`
+    /// rows after the query. Distances past the reach have its outermost columns.
+    pub relative_bias: Option<Tensor>,
+}

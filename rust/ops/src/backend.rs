@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
-    Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -16,6 +16,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// The hyperbolic tangent.
+    Tanh,
 }
 
 /// A device a model runs on: memory, weights and about twenty coarse ops.
@@ -170,6 +172,22 @@ pub trait Backend: Debug + Send + Sync {
         params: &AttentionParams,
     ) -> Result<Tensor>;
 
+    /// Attention of `q`, `[rows, num_heads * head_dim]`, over all keys and values of each row's sequence, before it and
+    /// after it: those of the rows `k` and `v`, `[rows, num_kv_heads * head_dim]`. Same shape as `q`.
+    ///
+    /// `query_start_loc` has the first row of each sequence, then the number of rows.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads, rows and sequences do not fit together.
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
+    ) -> Result<Tensor>;
+
     /// `activation(x)`, elementwise.
     ///
     /// # Errors
@@ -181,6 +199,20 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// [`activation`](Self::activation) of a [`linear`](Self::linear): `[rows, in_features] -> [rows, out_features]`.
+    ///
+    /// # Errors
+    /// As the two ops it is made of.
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        self.activation(&self.linear(x, weight, bias)?, activation)
+    }
 
     /// [`gated_activation`](Self::gated_activation) of a [`linear`](Self::linear) whose weight has gate and up one after the
     /// other: `[rows, in_features] -> [rows, out_features / 2]`.
@@ -202,6 +234,12 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// A device failure.
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()>;
+
+    /// `x = min(max(x, -limit), limit)`, elementwise, in place.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()>;
 
     /// `x *= factor`, in place.
     ///

@@ -1,8 +1,8 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
 use crate::{
-    AttentionMetadata, AttentionParams, Error, GroupMetadata, HostMatrix, Indices, KvCacheLayer, Result, RopeTable,
-    Tensor, Weight,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, GroupMetadata, HostMatrix, Indices,
+    KvCacheLayer, Result, RopeTable, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -184,6 +184,41 @@ pub fn attention(
 pub(crate) fn first_seen(positions: &[u32], params: &AttentionParams) -> usize {
     let Some(first) = positions.iter().min() else { return usize::MAX };
     params.sliding_window.map_or(0, |window| (*first as usize + 1).saturating_sub(window))
+}
+
+/// Queries, keys, values, sequences and parameters fit together.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn encoder_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    query_start_loc: &Indices,
+    params: &EncoderAttentionParams,
+) -> Result<()> {
+    same_shape("encoder_attention", k, v)?;
+    let EncoderAttentionParams { num_heads, num_kv_heads, head_dim, relative_bias, .. } = params;
+    require(
+        *num_kv_heads > 0
+            && num_heads.is_multiple_of(*num_kv_heads)
+            && q.cols() == num_heads * head_dim
+            && k.cols() == num_kv_heads * head_dim
+            && q.rows() == k.rows(),
+        "encoder_attention",
+        || format!("q [{}, {}], k [{}, {}], {params:?}", q.rows(), q.cols(), k.rows(), k.cols()),
+    )?;
+    if let Some(bias) = relative_bias {
+        require(bias.rows() == *num_heads && bias.cols() % 2 == 1, "encoder_attention", || {
+            format!("a relative bias of [{}, {}] for {num_heads} heads", bias.rows(), bias.cols())
+        })?;
+    }
+    let starts = query_start_loc.as_slice();
+    require(
+        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
+        "encoder_attention",
+        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
+    )
 }
 
 /// An even width.

@@ -4,12 +4,16 @@
 //! [`ReferenceBackend`]'s; tests of bit equality (threads, instruction sets) compare two runs of [`Case::outputs`].
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
+mod encoder;
+
 use std::fmt;
 
 use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, GroupMetadata, HostMatrix, KvCacheDType,
     KvCacheGroup, KvCacheSpec, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
+
+pub use encoder::{EncoderCase, encoder_table};
 
 /// Every weight dtype.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -125,12 +129,13 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     linear_cases(&mut cases);
-    gated_linear_cases(&mut cases);
+    fused_linear_cases(&mut cases);
     embedding_cases(&mut cases);
     norm_cases(&mut cases);
     elementwise_cases(&mut cases);
     rotary_cases(&mut cases);
     attention_cases(&mut cases);
+    encoder::encoder_attention_cases(&mut cases);
     cases
 }
 
@@ -217,7 +222,7 @@ fn linear_cases(cases: &mut Vec<Case>) {
     }
 }
 
-fn gated_linear_cases(cases: &mut Vec<Case>) {
+fn fused_linear_cases(cases: &mut Vec<Case>) {
     // Widths of gate and up that are whole vectors, and one that is not; rows of one register tile, of several and of several tasks.
     let shapes = [(1, 64, 16), (6, 333, 48), (8, 70, 23), (24, 129, 80), (300, 40, 272)];
     for format in FORMATS {
@@ -226,12 +231,20 @@ fn gated_linear_cases(cases: &mut Vec<Case>) {
             let tolerance = 16.0 * (k as f32) * 2f32.powi(-24);
             for bias in [false, true] {
                 let bias_name = if bias { " + bias" } else { "" };
-                let name = format!("gated_linear {format} [{rows}, {k}] x [2 x {n}, {k}]{bias_name}");
-                cases.push(Case::new(name, tolerance.max(2e-6), move |backend| {
+                let name = |op| format!("{op} {format} [{rows}, {k}] x [2 x {n}, {k}]{bias_name}");
+                let inputs = move |backend: &dyn Backend| -> Result<(Tensor, Weight, Option<Tensor>)> {
                     let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
                     let weight = random_weight(backend, 2 * n, k, format, 2)?;
-                    let bias = bias.then(|| random_tensor(backend, 1, 2 * n, 3)).transpose()?;
+                    Ok((x, weight, bias.then(|| random_tensor(backend, 1, 2 * n, 3)).transpose()?))
+                };
+                let tolerance = tolerance.max(2e-6);
+                cases.push(Case::new(name("gated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
                     rows_of(backend, &backend.gated_linear(&x, &weight, bias.as_ref(), Activation::Silu)?)
+                }));
+                cases.push(Case::new(name("activated_linear"), tolerance, move |backend| {
+                    let (x, weight, bias) = inputs(backend)?;
+                    rows_of(backend, &backend.activated_linear(&x, &weight, bias.as_ref(), Activation::Gelu)?)
                 }));
             }
         }
@@ -299,7 +312,7 @@ fn norm_cases(cases: &mut Vec<Case>) {
 fn elementwise_cases(cases: &mut Vec<Case>) {
     // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
     let tolerance = 2e-6;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu] {
+    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
         for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
             cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
                 rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)
@@ -313,6 +326,11 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("scale [{rows}, {cols}]"), 0.0, move |backend| {
             let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
             backend.scale(&mut x, 0.22)?;
+            rows_of(backend, &x)
+        }));
+        cases.push(Case::new(format!("clamp [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
+            backend.clamp(&mut x, 0.4)?;
             rows_of(backend, &x)
         }));
         cases.push(Case::new(format!("soft_cap [{rows}, {cols}]"), tolerance, move |backend| {
@@ -381,13 +399,15 @@ impl AttentionCase {
     /// # Errors
     /// No memory.
     pub fn params(&self, backend: &dyn Backend) -> Result<AttentionParams> {
-        let heads = self.shape.num_heads;
-        let slopes: Vec<f32> = (1..=heads).map(|head| 0.5f32.powi(head as i32)).collect();
-        Ok(AttentionParams {
-            alibi_slopes: self.alibi.then(|| backend.tensor(&slopes, 1, heads)).transpose()?,
-            sinks: self.sinks.then(|| random_tensor(backend, 1, heads, 4)).transpose()?,
-            ..self.shape.clone()
-        })
+        let (heads, mut params) = (self.shape.num_heads, self.shape.clone());
+        if self.alibi {
+            let slopes: Vec<f32> = (1..=heads).map(|head| 0.5f32.powi(head as i32)).collect();
+            params.alibi_slopes = Some(backend.tensor(&slopes, 1, heads)?);
+        }
+        if self.sinks {
+            params.sinks = Some(random_tensor(backend, 1, heads, 4)?);
+        }
+        Ok(params)
     }
 
     fn max_blocks(&self) -> usize {

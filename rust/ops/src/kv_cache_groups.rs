@@ -54,13 +54,9 @@ impl KvCacheGroup {
         let Some(size) = (1..=largest).filter(|size| num_groups(*size) <= most).min_by_key(cost) else {
             return kinds;
         };
-        let cut = |kind: &Self| {
-            let sliding_window = kind.sliding_window;
-            let parts: Vec<Self> =
-                kind.layers.chunks(size).map(|layers| Self { sliding_window, layers: layers.to_vec() }).collect();
-            parts
-        };
-        kinds.iter().flat_map(cut).collect()
+        let runs =
+            kinds.iter().flat_map(|kind| kind.layers.chunks(size).map(move |layers| (kind.sliding_window, layers)));
+        runs.map(|(sliding_window, layers)| Self { sliding_window, layers: layers.to_vec() }).collect()
     }
 }
 

@@ -3,14 +3,16 @@
 //! It defines what the ops mean, runs any model before a fast kernel exists, and keeps the whole computation in
 //! candle's differentiable tensors. It makes no promise of speed.
 
+mod encoder;
+
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, WeightFormat, check, quantize,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, HostMatrix, Indices,
+    KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, WeightFormat, check, quantize,
 };
 
 const NAME: &str = "reference";
@@ -102,6 +104,7 @@ fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
         Activation::Relu => x.relu()?,
+        Activation::Tanh => x.tanh()?,
     })
 }
 
@@ -257,6 +260,28 @@ impl Backend for ReferenceBackend {
         wrap(Candle::cat(&outputs, 0)?)
     }
 
+    fn encoder_attention(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        query_start_loc: &Indices,
+        params: &EncoderAttentionParams,
+    ) -> Result<Tensor> {
+        check::encoder_attention(q, k, v, query_start_loc, params)?;
+        let bias = params.relative_bias.as_ref().map(candle).transpose()?;
+        let sequences = query_start_loc.as_slice().windows(2).filter(|bounds| bounds[0] < bounds[1]);
+        let outputs = sequences.map(|bounds| {
+            let (start, len) = (bounds[0] as usize, (bounds[1] - bounds[0]) as usize);
+            let part = |x: &Tensor| -> Result<Candle> { Ok(candle(x)?.narrow(0, start, len)?) };
+            encoder::attend(&part(q)?, &part(k)?, &part(v)?, bias.as_ref(), params)
+        });
+        match outputs.collect::<Result<Vec<_>>>()?.as_slice() {
+            [] => Ok(q.clone()),
+            outputs => wrap(Candle::cat(outputs, 0)?),
+        }
+    }
+
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         wrap(activate(&candle(x)?, activation)?)
     }
@@ -270,6 +295,11 @@ impl Backend for ReferenceBackend {
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {
         *x = wrap(soft_cap(&candle(x)?, cap)?)?;
+        Ok(())
+    }
+
+    fn clamp(&self, x: &mut Tensor, limit: f32) -> Result<()> {
+        *x = wrap(candle(x)?.clamp(-limit, limit)?)?;
         Ok(())
     }
 
@@ -331,4 +361,10 @@ fn attend(
     let weights = weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?.narrow(2, 0, keys)?.contiguous()?;
     let out = weights.matmul(&gather(&cache.values)?.contiguous()?)?;
     Ok(out.transpose(0, 1)?.reshape((rows, params.num_heads * params.head_dim))?)
+}
+
+/// Over the last dimension.
+fn softmax(scores: &Candle) -> Result<Candle> {
+    let weights = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
+    Ok(weights.broadcast_div(&weights.sum_keepdim(D::Minus1)?)?)
 }

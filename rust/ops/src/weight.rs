@@ -1,4 +1,5 @@
 use std::fmt::{self, Debug};
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{DType, Error, Result, Storage};
@@ -45,6 +46,22 @@ impl<'a> HostMatrix<'a> {
     /// The same elements read as the transpose of a `[cols, rows]` matrix.
     pub fn transpose(self) -> Self {
         Self { rows: self.cols, cols: self.rows, transposed: !self.transposed, ..self }
+    }
+
+    /// Some of the rows of a matrix that is not transposed.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for rows past the end, or of a transposed matrix, whose rows lie apart.
+    pub fn slice(self, rows: Range<usize>) -> Result<Self> {
+        let row_bytes = self.cols * self.dtype.size();
+        match self.bytes.get(rows.start * row_bytes..rows.end * row_bytes) {
+            Some(bytes) if !self.transposed => Ok(Self { rows: rows.len(), bytes, ..self }),
+            _ => {
+                let transposed = if self.transposed { "a transposed" } else { "a" };
+                let detail = format!("rows {rows:?} of {transposed} matrix [{}, {}]", self.rows, self.cols);
+                Err(Error::Shape { op: "host matrix", detail })
+            }
+        }
     }
 
     /// The matrix whose memory `source` takes back.
@@ -140,6 +157,15 @@ mod tests {
         let transposed = matrix.transpose();
         assert_eq!((transposed.rows, transposed.cols), (3, 2));
         assert_eq!(transposed.row(1), [2.0, 5.0]);
+    }
+
+    #[test]
+    fn slices_are_rows_of_the_matrix() {
+        let bytes: Vec<u8> = [1.0f32, 2.0, 3.0, 4.0, 5.0, 6.0].iter().flat_map(|v| v.to_le_bytes()).collect();
+        let matrix = HostMatrix::new(DType::F32, 3, 2, &bytes).unwrap();
+        let slice = matrix.slice(1..3).unwrap();
+        assert_eq!((slice.rows, slice.row(0), slice.row(1)), (2, vec![3.0, 4.0], vec![5.0, 6.0]));
+        assert!(matrix.slice(2..4).is_err() && matrix.transpose().slice(0..1).is_err());
     }
 
     #[test]

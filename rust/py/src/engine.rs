@@ -13,7 +13,8 @@ use rustllm_engine::{
 };
 use serde_json::{Map, Value};
 
-use crate::{errors, sampling_params};
+use crate::pooling::PoolingTuple;
+use crate::{errors, pooling, sampling_params};
 
 /// (token id, logprob, rank)
 type Logprob = (u32, f32, u32);
@@ -29,6 +30,7 @@ pub(crate) struct EngineOutput {
     token_ids: Vec<u32>,
     logprobs: Option<Vec<Vec<Logprob>>>,
     prompt_logprobs: Option<Vec<Option<Vec<Logprob>>>>,
+    pooled: Option<Py<PyAny>>,
     finish_reason: Option<&'static str>,
     stop_reason: Option<u32>,
     error: Option<String>,
@@ -69,9 +71,12 @@ pub(crate) struct ModelInfo {
     num_blocks: usize,
     kv_cache_bytes: usize,
     eos_token_ids: Vec<u32>,
+    supported_tasks: Vec<&'static str>,
+    num_labels: Option<usize>,
+    embedding_size: Option<usize>,
 }
 
-/// The inference engine: token ids in, token ids out.
+/// The inference engine: token ids in; token ids, or what is made of a prompt, out.
 ///
 /// Requests run on a thread of the engine's own, batched continuously; `step` hands over what they produced.
 #[pyclass(frozen, module = "rustllm._core")]
@@ -92,7 +97,8 @@ impl Engine {
         max_num_batched_tokens = 2048, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
-        eos_token_ids = None, progress = None, kv_cache_dtype = "auto",
+        eos_token_ids = None, progress = None, kv_cache_dtype = "auto", runner = "auto", convert = "auto",
+        pooler_config = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments of a Python class")]
     fn new(
@@ -120,6 +126,9 @@ impl Engine {
         eos_token_ids: Option<Vec<u32>>,
         progress: Option<Py<PyAny>>,
         kv_cache_dtype: &str,
+        runner: &str,
+        convert: &str,
+        pooler_config: Option<&str>,
     ) -> PyResult<Self> {
         let invalid = |error: InvalidArgument| errors::invalid(py, &error, None);
         let config = EngineConfig {
@@ -150,6 +159,9 @@ impl Engine {
                 .map_err(|error| invalid(InvalidArgument::new("logprobs_mode", logprobs_mode, format!("{error}"))))?,
             hf_overrides: parse_overrides(hf_overrides).map_err(invalid)?,
             eos_token_ids,
+            runner: runner.parse().map_err(|error| invalid(InvalidArgument::new("runner", runner, error)))?,
+            convert: convert.parse().map_err(|error| invalid(InvalidArgument::new("convert", convert, error)))?,
+            pooler: EngineConfig::parse_pooler_config(pooler_config).map_err(invalid)?,
         };
         let mut report = progress.map(|callback| {
             move |done: u64, total: u64| {
@@ -189,6 +201,9 @@ impl Engine {
             num_blocks: info.kv_cache.num_blocks,
             kv_cache_bytes: info.kv_cache_bytes,
             eos_token_ids: info.eos_token_ids.clone(),
+            supported_tasks: info.supported_tasks.clone(),
+            num_labels: info.num_labels,
+            embedding_size: info.embedding_size,
         }
     }
 
@@ -214,6 +229,12 @@ impl Engine {
     fn add_requests(&self, py: Python<'_>, requests: Vec<RequestTuple<'_>>) -> PyResult<()> {
         let requests = requests.into_iter().map(read_request).collect::<PyResult<Vec<_>>>()?;
         self.handle.add_requests(requests).map_err(|error| errors::engine(py, &error))
+    }
+
+    /// Queues (request_id, prompt_token_ids, token_type_ids, params, priority) tuples at once: all, or none if one is bad.
+    fn add_pooling_requests(&self, py: Python<'_>, requests: Vec<PoolingTuple<'_>>) -> PyResult<()> {
+        let requests = requests.into_iter().map(pooling::read_request).collect::<PyResult<Vec<_>>>()?;
+        self.handle.add_pooling_requests(requests).map_err(|error| errors::engine(py, &error))
     }
 
     /// Ends requests early: their last output says `abort`. Ignores ids it does not know.
@@ -248,7 +269,7 @@ impl Engine {
                 .map_err(|error| errors::engine(py, &error))?;
             py.check_signals()?;
             if !outputs.is_empty() || !self.handle.has_unfinished() || left < SIGNAL_INTERVAL {
-                return Ok(merge(outputs));
+                return merge(py, outputs);
             }
         }
     }
@@ -346,7 +367,7 @@ fn read_request((request_id, prompt, params, priority, cache_salt): RequestTuple
 }
 
 /// An argument of the type that `expected` describes.
-fn argument<'py, T>(value: &Bound<'py, PyAny>, name: &str, expected: &str) -> PyResult<T>
+pub(crate) fn argument<'py, T>(value: &Bound<'py, PyAny>, name: &str, expected: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py>,
 {
@@ -356,7 +377,7 @@ where
 }
 
 /// Joins the outputs of a sequence over several steps into one.
-fn merge(outputs: Vec<CoreOutput>) -> Vec<EngineOutput> {
+fn merge(py: Python<'_>, outputs: Vec<CoreOutput>) -> PyResult<Vec<EngineOutput>> {
     let mut merged: Vec<EngineOutput> = Vec::with_capacity(outputs.len());
     let mut places = HashMap::with_capacity(outputs.len());
     for output in outputs {
@@ -368,6 +389,7 @@ fn merge(outputs: Vec<CoreOutput>) -> Vec<EngineOutput> {
                 token_ids: Vec::new(),
                 logprobs: None,
                 prompt_logprobs: None,
+                pooled: None,
                 finish_reason: None,
                 stop_reason: None,
                 error: None,
@@ -375,9 +397,12 @@ fn merge(outputs: Vec<CoreOutput>) -> Vec<EngineOutput> {
                 num_preemptions: 0,
             });
         }
+        if let Some(pooled) = &output.pooled {
+            merged[place].pooled = Some(pooling::array(py, pooled)?);
+        }
         extend(&mut merged[place], output);
     }
-    merged
+    Ok(merged)
 }
 
 fn extend(merged: &mut EngineOutput, output: CoreOutput) {

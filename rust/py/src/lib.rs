@@ -2,6 +2,7 @@
 
 mod engine;
 mod errors;
+mod pooling;
 mod sampling_params;
 
 use pyo3::prelude::*;
@@ -11,6 +12,8 @@ use rustllm_cpu as cpu;
 mod _core {
     #[pymodule_export]
     use super::engine::{Engine, EngineOutput, EngineStats, ModelInfo};
+    #[pymodule_export]
+    use super::pooling::PoolingParams;
     #[pymodule_export]
     use super::sampling_params::check_sampling_params;
     use super::{Bound, PyModule, PyModuleMethods, PyResult, Python, errors};
@@ -51,6 +54,6 @@ fn default_num_threads() -> usize {
 
 /// The `architectures` entries of config.json that can be loaded, sorted.
 #[pyfunction]
-fn supported_architectures() -> Vec<&'static str> {
+fn supported_architectures() -> Vec<String> {
     rustllm_engine::supported_architectures()
 }

@@ -31,6 +31,8 @@ pub struct SchedulerConfig {
     pub sliding_windows: Vec<Option<usize>>,
     /// Whether blocks are shared between sequences of the same prefix.
     pub enable_prefix_caching: bool,
+    /// Whether a prompt may be computed in several steps. If not, `max_num_batched_tokens` must reach `max_model_len`.
+    pub enable_chunked_prefill: bool,
     /// Which sequence goes first.
     pub policy: SchedulingPolicy,
     /// Tokens that end a sequence unless its `ignore_eos` is set.
@@ -73,6 +75,14 @@ impl SchedulerConfig {
                 return Err(ConfigError { field, value, allowed: "less than 2^32 - 1" });
             }
         }
+        if !self.enable_chunked_prefill && self.max_num_batched_tokens < self.max_model_len {
+            let allowed = "at least max_model_len where prompts are computed in one step";
+            return Err(ConfigError { field: "max_num_batched_tokens", value: self.max_num_batched_tokens, allowed });
+        }
+        self.verify_groups()
+    }
+
+    fn verify_groups(&self) -> Result<(), ConfigError> {
         let num_groups = self.sliding_windows.len();
         if !(1..=BlockHash::MAX_GROUPS).contains(&num_groups) {
             return Err(ConfigError { field: "sliding_windows", value: num_groups, allowed: "of 1 to 256 groups" });

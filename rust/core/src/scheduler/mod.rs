@@ -128,12 +128,17 @@ impl Scheduler {
         if num_prompt_tokens == 0 {
             return Err(AddRequestError::EmptyPrompt);
         }
-        if num_prompt_tokens >= max_model_len {
+        // One token must be left to generate.
+        let num_generated = usize::from(request.pooling.is_none());
+        if num_prompt_tokens + num_generated > max_model_len {
             return Err(AddRequestError::PromptTooLong { num_prompt_tokens, max_model_len });
         }
         // The last token that is sampled is never computed.
         let max_output = request.params.max_tokens.map_or(usize::MAX, |max_tokens| max_tokens as usize);
-        let num_tokens = num_prompt_tokens.saturating_add(max_output).min(max_model_len) - 1;
+        let num_tokens = match request.pooling {
+            Some(_) => num_prompt_tokens,
+            None => num_prompt_tokens.saturating_add(max_output).min(max_model_len) - 1,
+        };
         let groups = self.blocks.groups();
         if groups.max_blocks(num_tokens) > num_blocks {
             let capacity = groups.longest_sequence(num_blocks, num_tokens);
@@ -246,11 +251,14 @@ impl Scheduler {
     fn schedule_waiting(&mut self, output: &mut SchedulerOutput) {
         while self.running.len() < self.config.max_num_seqs && output.num_tokens < self.config.max_num_batched_tokens {
             let Some((_, seq_id)) = self.waiting.first().copied() else { return };
+            let budget = self.config.max_num_batched_tokens - output.num_tokens;
+            if !self.config.enable_chunked_prefill && self.sequences[seq_id].num_tokens() > budget {
+                return; // it comes whole, with the next step
+            }
             if !self.admit(seq_id) {
                 return;
             }
             self.waiting.pop_first();
-            let budget = self.config.max_num_batched_tokens - output.num_tokens;
             let num_tokens = self.sequences[seq_id].num_remaining_tokens().min(budget);
             self.schedule_sequence(seq_id, num_tokens, output);
             self.insert_running(seq_id);
@@ -265,7 +273,7 @@ impl Scheduler {
         }
         if sequence.status == SequenceStatus::Waiting {
             sequence.num_cached_tokens = sequence.num_computed_tokens;
-            if self.config.enable_prefix_caching && !sequence.computes_prompt_logprobs() {
+            if self.config.enable_prefix_caching && !sequence.skips_prefix_cache() {
                 self.prefix_cache_queries += sequence.num_tokens() as u64;
                 self.prefix_cache_hits += sequence.num_cached_tokens as u64;
             }
@@ -294,7 +302,8 @@ impl Scheduler {
     }
 
     /// Takes in an executed step: `sampled` has one entry for each of `output.sequences`, in order, and is `None`
-    /// where `samples` is false. A `None` where a token was due ends that sequence with [`FinishReason::Error`].
+    /// where `samples` is false. A `None` where a token was due ends that sequence with [`FinishReason::Error`]. Pooling
+    /// sequences get no token: they end when their prompt is computed.
     /// Returns what the sequences got; those that only computed a part of their prompt are not in it.
     ///
     /// # Panics
@@ -305,6 +314,7 @@ impl Scheduler {
         for (scheduled, token_id) in output.sequences.iter().zip(sampled) {
             if self.land(scheduled.seq_id) && scheduled.samples {
                 updates.extend(match token_id {
+                    _ if self.sequences[scheduled.seq_id].pooling().is_some() => self.finish_pooled(scheduled.seq_id),
                     Some(token_id) => Some(self.append_token(scheduled.seq_id, *token_id)),
                     None => self.fail_sequence(scheduled.seq_id),
                 });
@@ -354,6 +364,14 @@ impl Scheduler {
         let finish = finish_reason(sequence, token_id, &self.config);
         let request_finished = finish.and_then(|reason| self.finish(seq_id, reason)).unwrap_or(false);
         SequenceUpdate { seq_id, request_id, index, token_id: Some(token_id), finish, request_finished }
+    }
+
+    fn finish_pooled(&mut self, seq_id: SeqId) -> Option<SequenceUpdate> {
+        let sequence = &self.sequences[seq_id];
+        let (request_id, index) = (Arc::clone(sequence.request_id()), sequence.index());
+        let reason = FinishReason::Stop(None);
+        let request_finished = self.finish(seq_id, reason)?;
+        Some(SequenceUpdate { seq_id, request_id, index, token_id: None, finish: Some(reason), request_finished })
     }
 
     fn fail_sequence(&mut self, seq_id: SeqId) -> Option<SequenceUpdate> {

@@ -2,6 +2,7 @@
 
 mod door;
 mod order;
+mod pooling;
 mod prefix;
 mod stop;
 mod windows;
@@ -24,6 +25,7 @@ fn setup() -> Setup {
         num_blocks: 100,
         sliding_windows: vec![None],
         enable_prefix_caching: true,
+        enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,
         eos_token_ids: vec![EOS],
     })
@@ -79,6 +81,7 @@ fn request(id: &str, first: u32, len: usize) -> Request {
         priority: 0,
         cache_salt: None,
         seed: 0,
+        pooling: None,
     }
 }
 

@@ -45,6 +45,7 @@ fn config() -> impl Strategy<Value = SchedulerConfig> {
                 num_blocks: groups.max_blocks(MAX_MODEL_LEN - 1) + spare,
                 sliding_windows: groups.sliding_windows,
                 enable_prefix_caching,
+                enable_chunked_prefill: true,
                 policy,
                 eos_token_ids: vec![EOS],
             }

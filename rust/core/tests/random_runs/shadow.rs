@@ -52,6 +52,7 @@ impl Job {
             priority: self.priority,
             cache_salt: self.salt.map(str::to_owned),
             seed: self.seed,
+            pooling: None,
         }
     }
 

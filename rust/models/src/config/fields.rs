@@ -24,28 +24,25 @@ pub(crate) struct Fields {
 }
 
 impl Fields {
-    /// Reads `path`; `None` when there is no such file.
+    /// Reads the object in `path`; `None` when there is no such file.
     pub(crate) fn read(path: &Path) -> Result<Option<Self>, LoadError> {
-        let io = |source| LoadError::Io { path: path.into(), source };
-        match fs::metadata(path) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(io(error)),
-            Ok(metadata) if !metadata.is_file() => return Err(json_error(path, "not a regular file")),
-            Ok(_) => {}
+        match read_json(path)? {
+            None => Ok(None),
+            Some(Value::Object(map)) => Ok(Some(Self { path: path.into(), scope: String::new(), map })),
+            Some(_) => Err(json_error(path, "expected a JSON object")),
         }
-        let mut text = String::new();
-        let mut file = File::open(path).map_err(io)?.take(MAX_JSON_BYTES + 1);
-        file.read_to_string(&mut text).map_err(io)?;
-        if text.len() as u64 > MAX_JSON_BYTES {
-            return Err(json_error(path, format!("longer than {MAX_JSON_BYTES} bytes")));
-        }
-        match serde_json::from_str(&text) {
-            Ok(Value::Object(map)) => Ok(Some(Self { path: path.into(), scope: String::new(), map })),
-            Ok(_) => Err(json_error(path, "expected a JSON object")),
-            Err(error) => {
-                let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
-                Err(json_error(path, format!("invalid JSON: {error}: {}", shorten(line.trim()))))
-            }
+    }
+
+    /// Reads the list of objects in `path`; `None` when there is no such file.
+    pub(crate) fn read_list(path: &Path) -> Result<Option<Vec<Self>>, LoadError> {
+        let entry = |(index, value)| match value {
+            Value::Object(map) => Ok(Self { path: path.into(), scope: format!("[{index}]."), map }),
+            _ => Err(json_error(path, "expected a list of JSON objects")),
+        };
+        match read_json(path)? {
+            None => Ok(None),
+            Some(Value::Array(list)) => list.into_iter().enumerate().map(entry).collect::<Result<_, _>>().map(Some),
+            Some(_) => Err(json_error(path, "expected a list of JSON objects")),
         }
     }
 
@@ -58,6 +55,14 @@ impl Fields {
     /// Replaces fields by those of `overrides`, each as a whole.
     pub(crate) fn apply(&mut self, overrides: &Map<String, Value>) {
         self.map.extend(overrides.iter().map(|(name, value)| (name.clone(), value.clone())));
+    }
+
+    /// The same with the numbers of `defaults` where it has no such fields.
+    pub(crate) fn with_defaults(mut self, defaults: &[(&str, usize)]) -> Self {
+        for (name, value) in defaults {
+            self.map.entry(*name).or_insert_with(|| Value::from(*value));
+        }
+        self
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -128,6 +133,14 @@ impl Fields {
         }
     }
 
+    /// A list of whole numbers above zero, if present.
+    pub(crate) fn sizes(&self, name: &str) -> Result<Option<Vec<usize>>, LoadError> {
+        let Some(value) = self.get(name) else { return Ok(None) };
+        let size = |value: &Value| value.as_u64().and_then(|size| usize::try_from(size).ok()).filter(|size| *size > 0);
+        let sizes = value.as_array().and_then(|list| list.iter().map(size).collect());
+        sizes.map(Some).ok_or_else(|| self.invalid(name, "a list of whole numbers above 0"))
+    }
+
     /// A list of strings, if present.
     pub(crate) fn texts(&self, name: &str) -> Result<Option<Vec<&str>>, LoadError> {
         let Some(value) = self.get(name) else { return Ok(None) };
@@ -190,6 +203,30 @@ impl Fields {
 
     fn quoted(&self, name: &str) -> String {
         self.map.get(name).map_or_else(|| "nothing".into(), |value| shorten(&value.to_string()))
+    }
+}
+
+/// The value in `path`; `None` when there is no such file.
+fn read_json(path: &Path) -> Result<Option<Value>, LoadError> {
+    let io = |source| LoadError::Io { path: path.into(), source };
+    match fs::metadata(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(io(error)),
+        Ok(metadata) if !metadata.is_file() => return Err(json_error(path, "not a regular file")),
+        Ok(_) => {}
+    }
+    let mut text = String::new();
+    let mut file = File::open(path).map_err(io)?.take(MAX_JSON_BYTES + 1);
+    file.read_to_string(&mut text).map_err(io)?;
+    if text.len() as u64 > MAX_JSON_BYTES {
+        return Err(json_error(path, format!("longer than {MAX_JSON_BYTES} bytes")));
+    }
+    match serde_json::from_str(&text) {
+        Ok(value) => Ok(Some(value)),
+        Err(error) => {
+            let line = text.lines().nth(error.line().saturating_sub(1)).unwrap_or_default();
+            Err(json_error(path, format!("invalid JSON: {error}: {}", shorten(line.trim()))))
+        }
     }
 }
 

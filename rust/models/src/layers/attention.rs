@@ -10,6 +10,8 @@ pub(crate) struct Attention {
     pub(crate) qkv: Linear,
     /// From all heads back to the stream's width.
     pub(crate) output: Linear,
+    /// What queries, keys and values are kept within, in magnitude.
+    pub(crate) clip_qkv: Option<f32>,
     /// Norms of each query head and each key head.
     pub(crate) qk_norm: Option<(Norm, Norm)>,
     /// Rotary positions of queries and keys.
@@ -25,7 +27,10 @@ impl Attention {
         let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = self.params;
         let (q_size, kv_size) = (num_heads * head_dim, num_kv_heads * head_dim);
         let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
-        let qkv = self.qkv.forward(backend, x)?;
+        let mut qkv = self.qkv.forward(backend, x)?;
+        if let Some(limit) = self.clip_qkv {
+            backend.clamp(&mut qkv, limit)?;
+        }
         let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
         let v = qkv.columns(q_size + kv_size, kv_size)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {

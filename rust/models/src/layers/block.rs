@@ -1,13 +1,43 @@
 use std::fmt::Debug;
+use std::sync::Arc;
 
 use rustllm_ops::Result;
 
 use super::{Attention, FeedForward, Norm, ResidualStream};
-use crate::ForwardContext;
+use crate::config::BlockKind;
+use crate::loader::Loader;
+use crate::{ForwardContext, LoadError, ModelConfig};
 
 /// One layer of a model: reads the stream and adds to it.
 pub(crate) trait Block: Debug + Send + Sync {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()>;
+}
+
+/// A layer whose weights others have too.
+impl<B: Block> Block for Arc<B> {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        self.as_ref().forward(ctx, stream)
+    }
+}
+
+/// Builds layer `layer` from what is under its name.
+pub(crate) type BuildBlock = fn(&Loader<'_>, &ModelConfig, usize) -> std::result::Result<Box<dyn Block>, LoadError>;
+
+impl BlockKind {
+    /// A layer of this kind of its parts, each with its norm.
+    pub(crate) fn of(
+        self,
+        (attention_norm, attention): (Norm, Attention),
+        (feed_forward_norm, feed_forward): (Norm, FeedForward),
+    ) -> Box<dyn Block> {
+        match self {
+            Self::PreNorm => Box::new(PreNormBlock { attention_norm, attention, feed_forward_norm, feed_forward }),
+            Self::PostNorm => Box::new(NormedSumBlock { attention, attention_norm, feed_forward, feed_forward_norm }),
+            Self::Parallel { .. } => {
+                Box::new(TwoNormParallelBlock { attention_norm, attention, feed_forward_norm, feed_forward })
+            }
+        }
+    }
 }
 
 /// Attention, then feed-forward, each on a norm of the stream.
@@ -68,6 +98,25 @@ impl Block for PostNormBlock {
     }
 }
 
+/// Attention, then feed-forward, each followed by a norm of the stream, which then starts anew.
+#[derive(Debug)]
+pub(crate) struct NormedSumBlock {
+    pub(crate) attention: Attention,
+    pub(crate) attention_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_norm: Norm,
+}
+
+impl Block for NormedSumBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = stream.sum(ctx.backend)?;
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        let x = stream.renormed(ctx.backend, &self.attention_norm)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)?;
+        stream.renormed(ctx.backend, &self.feed_forward_norm).map(drop)
+    }
+}
+
 /// Attention and feed-forward side by side, both on the same norm of the stream.
 #[derive(Debug)]
 pub(crate) struct ParallelBlock {
@@ -81,5 +130,23 @@ impl Block for ParallelBlock {
         let x = stream.normed(ctx.backend, &self.norm)?;
         stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
         stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
+    }
+}
+
+/// Attention and feed-forward side by side, each on a norm of its own.
+#[derive(Debug)]
+pub(crate) struct TwoNormParallelBlock {
+    pub(crate) attention_norm: Norm,
+    pub(crate) attention: Attention,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+}
+
+impl Block for TwoNormParallelBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = stream.normed(ctx.backend, &self.attention_norm)?;
+        let y = stream.normed(ctx.backend, &self.feed_forward_norm)?;
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &y)?)
     }
 }

@@ -8,29 +8,46 @@ use crate::{ForwardContext, Model, ModelConfig};
 pub(crate) struct Embedding {
     /// A row per token.
     pub(crate) tokens: Weight,
+    /// To the stream's width, where tokens have another.
+    pub(crate) projection: Option<Linear>,
     /// A row per position, where positions are learned.
     pub(crate) positions: Option<Weight>,
     /// Factor on the tokens' rows.
     pub(crate) multiplier: f32,
+    /// Of the sum.
+    pub(crate) norm: Option<Norm>,
 }
 
 impl Embedding {
+    /// A row of `tokens` for each token, and no more.
+    pub(crate) fn new(tokens: Weight) -> Self {
+        Self { tokens, projection: None, positions: None, multiplier: 1.0, norm: None }
+    }
+
     fn forward(&self, ctx: &ForwardContext<'_>) -> Result<Tensor> {
         let mut x = ctx.backend.embedding(&ctx.batch.token_ids, &self.tokens)?;
         if self.multiplier != 1.0 {
             ctx.backend.scale(&mut x, self.multiplier)?;
         }
+        if let Some(projection) = &self.projection {
+            x = projection.forward(ctx.backend, &x)?;
+        }
         if let Some(positions) = &self.positions {
             let y = ctx.backend.embedding(&ctx.batch.attention.positions, positions)?;
             ctx.backend.add_assign(&mut x, &y)?;
         }
-        Ok(x)
+        match &self.norm {
+            Some(norm) => norm.forward(ctx.backend, &x),
+            None => Ok(x),
+        }
     }
 }
 
 /// From the stream's last norm to logits.
 #[derive(Debug)]
 pub(crate) struct LmHead {
+    /// To the embedding's width, where that is another than the stream's.
+    pub(crate) project_out: Option<Linear>,
     /// To the vocabulary.
     pub(crate) projection: Linear,
     /// Factor on the logits.
@@ -41,7 +58,8 @@ pub(crate) struct LmHead {
 
 impl LmHead {
     fn forward(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor> {
-        let mut logits = self.projection.forward(backend, hidden)?;
+        let narrow = self.project_out.as_ref().map(|project_out| project_out.forward(backend, hidden)).transpose()?;
+        let mut logits = self.projection.forward(backend, narrow.as_ref().unwrap_or(hidden))?;
         if self.multiplier != 1.0 {
             backend.scale(&mut logits, self.multiplier)?;
         }
@@ -57,7 +75,7 @@ impl LmHead {
 pub(crate) struct Decoder {
     embedding: Embedding,
     blocks: Vec<Box<dyn Block>>,
-    norm: Norm,
+    norm: Option<Norm>,
     lm_head: LmHead,
     residual_multiplier: f32,
     kv_cache_groups: Vec<KvCacheGroup>,
@@ -66,25 +84,31 @@ pub(crate) struct Decoder {
 }
 
 impl Decoder {
-    /// Puts the parts together. `lm_head` is the output projection.
+    /// Puts the parts together. `norm` is `None` where every block ends with one; `lm_head` is the output projection.
     pub(crate) fn new(
         config: &ModelConfig,
         embedding: Embedding,
         blocks: Vec<Box<dyn Block>>,
-        norm: Norm,
+        norm: impl Into<Option<Norm>>,
         lm_head: Linear,
     ) -> Self {
         let (multiplier, soft_cap) = (config.multipliers.logits, config.logit_soft_cap);
         Self {
             embedding,
             blocks,
-            norm,
-            lm_head: LmHead { projection: lm_head, multiplier, soft_cap },
+            norm: norm.into(),
+            lm_head: LmHead { project_out: None, projection: lm_head, multiplier, soft_cap },
             residual_multiplier: config.multipliers.residual,
             kv_cache_groups: KvCacheGroup::cut(&config.sliding_windows()),
             num_kv_heads: config.attention.num_kv_heads,
             head_dim: config.attention.head_dim,
         }
+    }
+
+    /// The decoder whose hidden states `project_out` narrows before the output projection.
+    pub(crate) fn narrowed(mut self, project_out: Option<Linear>) -> Self {
+        self.lm_head.project_out = project_out;
+        self
     }
 }
 
@@ -94,7 +118,10 @@ impl Model for Decoder {
         for block in &self.blocks {
             block.forward(ctx, &mut stream)?;
         }
-        stream.normed(ctx.backend, &self.norm)
+        match &self.norm {
+            Some(norm) => stream.normed(ctx.backend, norm),
+            None => stream.sum(ctx.backend),
+        }
     }
 
     fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor> {
@@ -107,6 +134,10 @@ impl Model for Decoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.lm_head.projection.weight.out_features
+        self.embedding.tokens.out_features
+    }
+
+    fn num_layers(&self) -> usize {
+        self.blocks.len()
     }
 }

@@ -33,7 +33,7 @@ impl FeedForward {
                 down.forward(backend, &inner)
             }
             Self::Plain { up, down, activation } => {
-                let inner = backend.activation(&up.forward(backend, x)?, *activation)?;
+                let inner = backend.activated_linear(x, &up.weight, up.bias.as_ref(), *activation)?;
                 down.forward(backend, &inner)
             }
         }

@@ -26,6 +26,12 @@ impl ResidualStream {
         Ok(self.sum.clone())
     }
 
+    /// Starts anew at `norm` of the sum, and returns it: valid until the next output is added.
+    pub(crate) fn renormed(&mut self, backend: &dyn Backend, norm: &Norm) -> Result<Tensor> {
+        self.sum = self.normed(backend, norm)?;
+        Ok(self.sum.clone())
+    }
+
     /// `norm` of the sum of all outputs so far.
     pub(crate) fn normed(&mut self, backend: &dyn Backend, norm: &Norm) -> Result<Tensor> {
         match self.pending.take() {

@@ -97,6 +97,7 @@ impl<'a> Runner<'a> {
         let indices = |values| self.backend.indices(values).unwrap();
         ForwardBatch {
             token_ids: indices(token_ids),
+            token_type_ids: None,
             attention: AttentionMetadata {
                 positions: indices(positions),
                 query_start_loc: indices(query_start_loc),

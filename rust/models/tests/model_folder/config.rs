@@ -133,6 +133,18 @@ fn rope_rules() {
     refused(&changed("low_freq_factor", json!(-1.0)), &["rope_scaling.low_freq_factor"]);
     refused(&changed("original_max_position_embeddings", json!(0)), &["original_max_position_embeddings"]);
     refused(&changed("beta_fast", json!(32)), &["rope_scaling.beta_fast = 32"]);
+    let yarn = |name: &str, value: Value| {
+        let mut rule = json!({"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16});
+        rule[name] = value;
+        Folder::llama().with("rope_scaling", rule)
+    };
+    assert_eq!(try_load(&yarn("truncate", json!(false))).unwrap().max_model_len, 64);
+    refused(&yarn("beta_fast", json!(0.5)), &["rope_scaling.beta_fast must be at least beta_slow (1)"]);
+    refused(&yarn("mscale", json!(0)), &["rope_scaling.mscale must be a number above 0"]);
+    refused(&yarn("low_freq_factor", json!(1.0)), &["rope_scaling.low_freq_factor = 1"]);
+    let dynamic = |factor: Value| Folder::llama().with("rope_scaling", json!({"type": "dynamic", "factor": factor}));
+    assert_eq!(try_load(&dynamic(json!(3.0))).unwrap().max_model_len, 96);
+    refused(&dynamic(json!(0)), &["rope_scaling.factor must be a number between 1"]);
     refused(&Folder::llama().with("rope_scaling", json!("linear")), &["rope_scaling must be an object"]);
 }
 
@@ -178,7 +190,7 @@ fn unsupported_architectures_list_the_supported_and_run_nothing() {
     assert!(matches!(error, LoadError::UnsupportedArchitecture { .. }));
     // Python beside a supported architecture is not looked at either.
     let known = folder.with("architectures", json!(["EvilForCausalLM", "LlamaForCausalLM"]));
-    assert_eq!(try_load(&known).unwrap().config.architecture, "LlamaForCausalLM");
+    assert_eq!(try_load(&known).unwrap().architecture, "LlamaForCausalLM");
     assert!(!marker.exists());
 }
 

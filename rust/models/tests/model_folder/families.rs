@@ -1,6 +1,7 @@
 //! What each family's fields mean where the goldens do not reach.
 
-use rustllm_models::{ModelConfig, QkNorm};
+use rustllm_models::{LoadError, ModelConfig, NormKind, QkNorm, RopeScaling};
+use rustllm_ops::Activation;
 use serde_json::{Map, Value, json};
 
 use crate::folder::Folder;
@@ -60,4 +61,132 @@ fn gpt2_scales_attention_as_its_switches_say() {
     assert_eq!(scales("scale_attn_weights", false), [1.0, 1.0]);
     assert_eq!(scales("scale_attn_by_inverse_layer_idx", true), [0.5, 0.25]);
     assert_eq!(config(&Folder::gpt2()).feed_forward.intermediate_size, 32);
+}
+
+/// The base of each layer's rotary frequencies, where it has positions.
+fn thetas(config: &ModelConfig) -> Vec<Option<f64>> {
+    config.layers.iter().map(|layer| layer.rope.as_ref().map(|rope| rope.theta)).collect()
+}
+
+fn unsupported(architecture: &str, field: &str, value: Value) {
+    let error = refused(&llama_like(architecture).with(field, value), &[field, "not supported for", architecture]);
+    assert!(matches!(error, LoadError::UnsupportedField { .. }), "{error:?}");
+}
+
+#[test]
+fn what_a_family_does_not_have_is_refused() {
+    unsupported("CohereForCausalLM", "use_qk_norm", json!(true));
+    unsupported("CohereForCausalLM", "sliding_window", json!(8));
+    unsupported("Gemma3ForCausalLM", "use_bidirectional_attention", json!(true));
+    unsupported("GemmaForCausalLM", "attn_logit_softcapping", json!(50.0));
+    unsupported("GraniteForCausalLM", "num_local_experts", json!(4));
+    unsupported("Olmo2ForCausalLM", "clip_qkv", json!(8.0));
+    unsupported("Phi3ForCausalLM", "attention_bias", json!(true));
+    unsupported("SmolLM3ForCausalLM", "partial_rotary_factor", json!(0.5));
+    unsupported("StableLmForCausalLM", "qk_layernorm", json!(true));
+    unsupported("StableLmForCausalLM", "use_parallel_residual", json!(true));
+    unsupported("Starcoder2ForCausalLM", "attn_logit_softcapping", json!(1.0));
+    unsupported("LlamaForCausalLM", "logits_scaling", json!(8.0));
+    unsupported("Qwen3ForCausalLM", "no_rope_layers", json!([1, 0]));
+}
+
+#[test]
+fn gemma_caps_unless_told_not_to() {
+    let gemma2 = || llama_like("Gemma2ForCausalLM");
+    let caps = |folder: &Folder| {
+        let config = config(folder);
+        (config.attention.soft_cap, config.logit_soft_cap)
+    };
+    assert_eq!(caps(&gemma2()), (Some(50.0), Some(30.0)));
+    assert_eq!(caps(&gemma2().with("attn_logit_softcapping", Value::Null)), (None, Some(30.0)));
+    assert_eq!(caps(&gemma2().with("final_logit_softcapping", json!(7.0))), (Some(50.0), Some(7.0)));
+    assert_eq!(caps(&llama_like("Gemma3ForCausalLM")), (None, None));
+    refused(&gemma2().with("final_logit_softcapping", json!(-1.0)), &["final_logit_softcapping must be"]);
+    refused(&gemma2().with("query_pre_attn_scalar", json!(0)), &["query_pre_attn_scalar must be"]);
+}
+
+#[test]
+fn gemma_reads_its_defaults() {
+    let gemma = config(&llama_like("GemmaForCausalLM").with("hidden_act", json!("gelu")));
+    assert_eq!((gemma.feed_forward.activation, gemma.norm.kind), (Activation::GeluTanh, NormKind::RmsPlusOne));
+    assert_eq!((gemma.multipliers.embedding, gemma.attention.head_dim), (4.0, 256));
+    assert!(gemma.tie_word_embeddings);
+    assert_eq!(windows(&llama_like("Gemma2ForCausalLM")), [Some(4096), None]);
+    let gemma3 = llama_like("Gemma3ForCausalLM").without("rope_theta").with("sliding_window_pattern", json!(2));
+    assert_eq!(thetas(&config(&gemma3)), [Some(10_000.0), Some(1_000_000.0)]);
+    assert_eq!(windows(&gemma3.with("sliding_window", json!(8))), [Some(8), None]);
+}
+
+#[test]
+fn gemma_with_images_fills_in_its_text_model() {
+    let images = |text: Value| llama_like("Gemma3ForConditionalGeneration").with("text_config", text);
+    let found = config(&images(json!({"hidden_size": 2560, "sliding_window": 1024})));
+    assert_eq!((found.hidden_size, found.feed_forward.intermediate_size, found.num_layers()), (2560, 9216, 26));
+    assert_eq!((found.attention.num_heads, found.attention.num_kv_heads, found.attention.head_dim), (8, 4, 256));
+    assert_eq!((found.vocab_size, found.max_model_len), (262_208, 131_072));
+    assert_eq!((&found.layers[4].sliding_window, &found.layers[5].sliding_window), (&Some(1024), &None));
+    refused(&llama_like("Gemma3ForConditionalGeneration"), &["\"text_config\" is missing"]);
+    refused(&images(json!({"hidden_size": 0})), &["text_config.hidden_size must be"]);
+}
+
+#[test]
+fn rope_by_layer_type_takes_both_types_only() {
+    let gemma3 = |rope: Value| llama_like("Gemma3ForCausalLM").with("rope_parameters", rope);
+    let both = json!({"full_attention": {"rope_type": "default", "rope_theta": 5.0},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 7.0}});
+    assert_eq!(thetas(&config(&gemma3(both).with("sliding_window_pattern", json!(2)))), [Some(7.0), Some(5.0)]);
+    refused(&gemma3(json!({"chunked_attention": {}})), &["rope_parameters.chunked_attention"]);
+    refused(&gemma3(json!({"rope_type": "default"})), &["rope_parameters.rope_type"]);
+}
+
+#[test]
+fn layers_without_positions() {
+    let smollm3 = |list: Value| llama_like("SmolLM3ForCausalLM").with("no_rope_layers", list);
+    let theta = Some(10_000.0);
+    assert_eq!(thetas(&config(&smollm3(Value::Null))), [theta, theta]);
+    assert_eq!(thetas(&config(&smollm3(json!([0, 1])))), [None, theta]);
+    let windowed = smollm3(json!([0, 1])).with("sliding_window", json!(8)).with("use_sliding_window", json!(true));
+    assert_eq!(windows(&windowed), [Some(8), None]);
+    refused(&smollm3(json!([1])), &["no_rope_layers must be a list of 2 entries"]);
+    refused(&smollm3(json!([1, 2])), &["no_rope_layers must be a list of 2 entries"]);
+    let cohere2 = llama_like("Cohere2ForCausalLM").with("sliding_window_pattern", json!(2));
+    assert_eq!(thetas(&config(&cohere2)), [theta, None]);
+}
+
+#[test]
+fn heads_rotate_in_part() {
+    let stablelm = |part: f64| llama_like("StableLmForCausalLM").with("partial_rotary_factor", json!(part));
+    let rotary_dim = |folder: &Folder| config(folder).layers[0].rope.as_ref().unwrap().rotary_dim;
+    assert_eq!(rotary_dim(&stablelm(0.5)), 2);
+    assert_eq!(rotary_dim(&stablelm(1.0)), 4);
+    refused(&stablelm(0.25), &["partial_rotary_factor must be so that an even part of the 4 elements"]);
+    refused(&stablelm(1.5), &["partial_rotary_factor must be a number above 0, at most 1"]);
+}
+
+#[test]
+fn longrope_serves_its_first_context_unless_asked_for_more() {
+    let rope = json!({"type": "longrope", "short_factor": [1.0, 2.0], "long_factor": [3.0, 4.0]});
+    let phi3 = || llama_like("Phi3ForCausalLM").with("original_max_position_embeddings", json!(8));
+    let found = config(&phi3().with("rope_scaling", rope.clone()));
+    assert_eq!((found.max_model_len, found.default_max_model_len()), (32, 8));
+    let Some(RopeScaling::LongRope { attention_factor, .. }) = &found.layers[0].rope.as_ref().unwrap().scaling else {
+        panic!("{found:?}")
+    };
+    assert!((attention_factor - (1.0 + 4f64.ln() / 8f64.ln()).sqrt()).abs() < 1e-12);
+    let changed = |name: &str, value: Value| {
+        let mut rope = rope.clone();
+        rope[name] = value;
+        phi3().with("rope_scaling", rope)
+    };
+    refused(&changed("long_factor", json!([1.0])), &["rope_scaling.long_factor must be a list of 2 numbers above 0"]);
+    refused(&changed("short_factor", Value::Null), &["\"rope_scaling.short_factor\" is missing"]);
+    refused(&changed("short_factor", json!([1.0, "2"])), &["short_factor must be a list of numbers"]);
+    refused(&changed("short_mscale", json!(1.2)), &["rope_scaling.short_mscale = 1.2"]);
+}
+
+#[test]
+fn command_r_is_as_long_as_it_says() {
+    let cohere = llama_like("CohereForCausalLM").with("logit_scale", json!(0.25));
+    assert_eq!((config(&cohere).max_model_len, config(&cohere).multipliers.logits), (32, 0.25));
+    assert_eq!(config(&cohere.with("model_max_length", json!(128))).max_model_len, 128);
 }

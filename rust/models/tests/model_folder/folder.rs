@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
+use safetensors::SafeTensors;
+use safetensors::tensor::TensorView;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 
@@ -106,6 +108,20 @@ impl Folder {
             "n_positions": 16,
         });
         Self::new(config, tensors)
+    }
+
+    /// A copy of a folder of `tests/goldens`.
+    pub fn golden(case: &str) -> Self {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/goldens").join(case);
+        let config = serde_json::from_slice(&fs::read(folder.join("config.json")).unwrap()).unwrap();
+        let weights = fs::read(folder.join("model.safetensors")).unwrap();
+        let tensor = |view: TensorView<'_>| TestTensor {
+            dtype: view.dtype().to_string(),
+            shape: view.shape().to_vec(),
+            bytes: view.data().to_vec(),
+        };
+        let tensors = SafeTensors::deserialize(&weights).unwrap().tensors().into_iter();
+        Self::new(config, tensors.map(|(name, view)| (name, tensor(view))).collect())
     }
 
     fn new(config: Value, tensors: BTreeMap<String, TestTensor>) -> Self {

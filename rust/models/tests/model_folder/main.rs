@@ -3,6 +3,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod classics;
 mod config;
 mod families;
 mod folder;

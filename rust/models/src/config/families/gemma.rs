@@ -4,7 +4,7 @@ use rustllm_ops::Activation;
 
 use super::llama::with_biases;
 use super::rotary::{RotaryFamily, layer_types_or_pattern, sliding_window, with_rope, with_windows};
-use super::{MAX_LAYERS, Result, refuse_unless_neutral, scale_of};
+use super::{MAX_LAYERS, Result, dtype, refuse_unless_neutral, scale_of};
 use crate::ModelConfig;
 use crate::config::fields::Fields;
 use crate::config::{NormKind, QkNorm};
@@ -59,6 +59,30 @@ pub(crate) fn gemma3(fields: &Fields, architecture: &'static str) -> Result<Mode
     let (full, sliding) = rope.read_by_layer_type(fields, architecture, Some(("rope_local_base_freq", 10_000.0)))?;
     let config = with_rope(config, |layer| Some(if windowed[layer] { sliding.clone() } else { full.clone() }));
     Ok(with_windows(config, sliding_window(fields, Some(4096))?, &windowed))
+}
+
+/// What Gemma 3's files with images leave out of `text_config`: the fields that are as in the 4B model.
+const TEXT_DEFAULTS: [(&str, usize); 7] = [
+    ("vocab_size", 262_208),
+    ("hidden_size", 2304),
+    ("intermediate_size", 9216),
+    ("num_hidden_layers", 26),
+    ("num_attention_heads", 8),
+    ("num_key_value_heads", 4),
+    ("max_position_embeddings", 131_072),
+];
+
+/// The text model of a Gemma 3 that takes images as well.
+pub(crate) fn gemma3_text_of_images(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
+    refuse_unless_neutral(fields, architecture, &[], &[])?;
+    let text = fields.object("text_config")?.ok_or_else(|| fields.missing("text_config"))?;
+    let mut config = gemma3(&text.with_defaults(&TEXT_DEFAULTS), architecture)?;
+    config.dtype = dtype(fields)?.or(config.dtype);
+    let eos_token_ids = fields.token_ids("eos_token_id")?;
+    if !eos_token_ids.is_empty() {
+        config.eos_token_ids = eos_token_ids;
+    }
+    Ok(config)
 }
 
 fn with_scaled_embeddings(mut config: ModelConfig) -> ModelConfig {

@@ -1,11 +1,26 @@
 //! One function per family: its `config.json` fields, and its defaults where they are absent.
 
+mod albert;
+mod alibi;
+mod bert;
+mod bloom;
 mod cohere;
+mod distilbert;
+mod falcon;
 mod gemma;
 mod gpt2;
+mod gpt_neox;
+mod gptj;
 mod granite;
+mod layer_norm;
 mod llama;
+mod modernbert;
+mod mpnet;
+mod mpt;
+mod nomic_bert;
 mod olmo;
+mod opt;
+mod phi;
 mod phi3;
 mod rotary;
 mod smollm3;
@@ -16,26 +31,42 @@ use rustllm_ops::{Activation, DType};
 use serde_json::Value;
 
 use super::fields::Fields;
-use crate::LoadError;
+use super::{AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig};
+use crate::{LoadError, ModelConfig};
+pub(crate) use albert::albert;
+pub(crate) use bert::{bert, electra, roberta};
+pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
-pub(crate) use gemma::{gemma, gemma2, gemma3};
-pub(crate) use gpt2::gpt2;
+pub(crate) use distilbert::distilbert;
+pub(crate) use falcon::falcon;
+pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
+pub(crate) use gpt_neox::gpt_neox;
+pub(crate) use gpt2::{gpt_bigcode, gpt2};
+pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use modernbert::modernbert;
+pub(crate) use mpnet::mpnet;
+pub(crate) use mpt::mpt;
+pub(crate) use nomic_bert::nomic_bert;
 pub(crate) use olmo::{olmo2, olmo3};
+pub(crate) use opt::opt;
+pub(crate) use phi::phi;
 pub(crate) use phi3::phi3;
 pub(crate) use smollm3::smollm3;
 pub(crate) use stablelm::stablelm;
 pub(crate) use starcoder2::starcoder2;
 
-type Result<T> = std::result::Result<T, LoadError>;
+pub(crate) type Result<T> = std::result::Result<T, LoadError>;
 
 /// More layers, heads or elements than any model has; a value past it is a broken file.
 const MAX_LAYERS: usize = 10_000;
 const MAX_HEADS: usize = 65_536;
-const MAX_WIDTH: usize = 1 << 24;
+pub(crate) const MAX_WIDTH: usize = 1 << 24;
 const MAX_VOCAB: usize = 1 << 31;
 pub(in crate::config) const MAX_POSITIONS: usize = i32::MAX as usize;
+const MAX_TYPES: usize = 65_536;
+pub(crate) const MAX_LABELS: usize = 1 << 24;
 
 /// Fields of other families: absent, null, false, zero or empty, they leave the computation as it is here.
 const SWITCHES: [&str; 34] = [
@@ -103,6 +134,54 @@ fn refuse_unless_neutral(fields: &Fields, architecture: &str, implements: &[&str
         Some(name) => Err(fields.unsupported(name, architecture)),
         None => Ok(()),
     }
+}
+
+/// What families read under names of their own.
+struct Decoder {
+    hidden_size: usize,
+    num_layers: usize,
+    /// Longest sequence, or the context a rotary model was configured for.
+    positions: usize,
+    attention: AttentionConfig,
+    feed_forward: FeedForwardConfig,
+    norm: NormConfig,
+    /// Whether the output projection is the embedding where the file does not say.
+    tie_word_embeddings: bool,
+}
+
+impl Decoder {
+    /// Adds what all families read alike: a decoder of layers all alike, one part after the other, without rotary positions.
+    fn read(self, fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
+        let attention_scale = scale_of(self.attention.head_dim as f64);
+        Ok(ModelConfig {
+            architecture,
+            vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
+            hidden_size: self.hidden_size,
+            embedding_size: self.hidden_size,
+            block: BlockKind::PreNorm,
+            attention: self.attention,
+            feed_forward: self.feed_forward,
+            norm: self.norm,
+            layers: vec![LayerConfig { attention_scale, sliding_window: None, rope: None }; self.num_layers],
+            multipliers: Multipliers::default(),
+            logit_soft_cap: None,
+            tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
+            max_position_embeddings: self.positions,
+            max_model_len: self.positions,
+            dtype: dtype(fields)?,
+            eos_token_ids: fields.token_ids("eos_token_id")?,
+        })
+    }
+}
+
+/// Refuses what is switched off of `names`: such a model is not here.
+fn refuse_unless_on(fields: &Fields, architecture: &str, names: &[&str]) -> Result<()> {
+    for name in names {
+        if !fields.flag(name, true)? {
+            return Err(fields.unsupported(name, architecture));
+        }
+    }
+    Ok(())
 }
 
 /// `1 / sqrt(width)`.

@@ -1,12 +1,10 @@
 //! The field names that Llama's configuration set, and most decoders with rotary positions after it.
 
-use super::{
-    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon, scale_of,
-};
+use super::{Decoder, MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_WIDTH, Result, activation, divide, epsilon};
 use crate::ModelConfig;
 use crate::config::fields::Fields;
 use crate::config::rope::RopeFamily;
-use crate::config::{AttentionConfig, FeedForwardConfig, LayerConfig, Multipliers, NormConfig, NormKind, RopeConfig};
+use crate::config::{AttentionConfig, FeedForwardConfig, NormConfig, NormKind, RopeConfig};
 
 /// What a family says where the file does not, and how it spells what others spell differently.
 #[derive(Debug, Clone, Copy)]
@@ -64,30 +62,20 @@ impl RotaryFamily {
 
     /// The same with no positions in any layer yet.
     pub(super) fn read_without_positions(&self, fields: &Fields) -> Result<ModelConfig> {
-        let attention = self.attention(fields)?;
-        let layer =
-            LayerConfig { attention_scale: scale_of(attention.head_dim as f64), sliding_window: None, rope: None };
-        let positions = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
-        Ok(ModelConfig {
-            architecture: self.architecture,
-            vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
+        let decoder = Decoder {
             hidden_size: fields.size("hidden_size", 1..=MAX_WIDTH)?,
-            attention,
+            num_layers: fields.size("num_hidden_layers", 1..=MAX_LAYERS)?,
+            positions: fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?,
+            attention: self.attention(fields)?,
             feed_forward: FeedForwardConfig {
                 intermediate_size: fields.size("intermediate_size", 1..=MAX_WIDTH)?,
                 activation: activation(fields, self.activation.0, self.activation.1)?,
                 bias: false,
             },
             norm: NormConfig { kind: self.norm, eps: epsilon(fields, self.norm_eps.0, self.norm_eps.1)? },
-            layers: vec![layer; fields.size("num_hidden_layers", 1..=MAX_LAYERS)?],
-            multipliers: Multipliers::default(),
-            logit_soft_cap: None,
-            tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
-            max_position_embeddings: positions,
-            max_model_len: positions,
-            dtype: dtype(fields)?,
-            eos_token_ids: fields.token_ids("eos_token_id")?,
-        })
+            tie_word_embeddings: self.tie_word_embeddings,
+        };
+        decoder.read(fields, self.architecture)
     }
 
     fn attention(&self, fields: &Fields) -> Result<AttentionConfig> {
@@ -99,15 +87,7 @@ impl RotaryFamily {
             Some(head_dim) => head_dim,
             None => divide(fields, "hidden_size", hidden_size, "num_attention_heads", num_heads)?,
         };
-        Ok(AttentionConfig {
-            num_heads,
-            num_kv_heads,
-            head_dim,
-            qkv_bias: false,
-            output_bias: false,
-            qk_norm: None,
-            soft_cap: None,
-        })
+        Ok(AttentionConfig::new(num_heads, num_kv_heads, head_dim))
     }
 }
 

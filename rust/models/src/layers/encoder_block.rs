@@ -1,0 +1,75 @@
+use rustllm_ops::{EncoderAttentionParams, Result, RopeTable, Tensor};
+
+use super::{Block, FeedForward, Linear, Norm, ResidualStream};
+use crate::ForwardContext;
+
+/// Self-attention among the rows of each sequence, without a cache.
+#[derive(Debug)]
+pub(crate) struct EncoderAttention {
+    /// Queries, keys and values of all heads side by side.
+    pub(crate) qkv: Linear,
+    /// From all heads back to the stream's width.
+    pub(crate) output: Linear,
+    /// Rotary positions of queries and keys.
+    pub(crate) rope: Option<RopeTable>,
+    /// Heads, scale, window and bias.
+    pub(crate) params: EncoderAttentionParams,
+}
+
+impl EncoderAttention {
+    fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
+        let EncoderAttentionParams { num_heads, num_kv_heads, head_dim, .. } = self.params;
+        let (q_size, kv_size) = (num_heads * head_dim, num_kv_heads * head_dim);
+        let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
+        let qkv = self.qkv.forward(backend, x)?;
+        let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
+        let v = qkv.columns(q_size + kv_size, kv_size)?;
+        if let Some(rope) = &self.rope {
+            backend.rotary(&mut q, rope, &metadata.positions, head_dim)?;
+            backend.rotary(&mut k, rope, &metadata.positions, head_dim)?;
+        }
+        let attended = backend.encoder_attention(&q, &k, &v, &metadata.query_start_loc, &self.params)?;
+        self.output.forward(backend, &attended)
+    }
+}
+
+/// Attention, then feed-forward; each is added to the stream, and the sum normed in its place.
+#[derive(Debug)]
+pub(crate) struct EncoderPostNormBlock {
+    pub(crate) attention: EncoderAttention,
+    pub(crate) attention_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+    pub(crate) feed_forward_norm: Norm,
+}
+
+impl Block for EncoderPostNormBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = stream.sum(ctx.backend)?;
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        let x = stream.renormed(ctx.backend, &self.attention_norm)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)?;
+        stream.renormed(ctx.backend, &self.feed_forward_norm)?;
+        Ok(())
+    }
+}
+
+/// Attention, then feed-forward, each on a norm of the stream; the first on the stream itself where it is normed already.
+#[derive(Debug)]
+pub(crate) struct EncoderPreNormBlock {
+    pub(crate) attention_norm: Option<Norm>,
+    pub(crate) attention: EncoderAttention,
+    pub(crate) feed_forward_norm: Norm,
+    pub(crate) feed_forward: FeedForward,
+}
+
+impl Block for EncoderPreNormBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let x = match &self.attention_norm {
+            Some(norm) => stream.normed(ctx.backend, norm)?,
+            None => stream.sum(ctx.backend)?,
+        };
+        stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
+        let x = stream.normed(ctx.backend, &self.feed_forward_norm)?;
+        stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
+    }
+}

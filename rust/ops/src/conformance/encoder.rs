@@ -1,0 +1,100 @@
+//! Attention among the rows of each sequence.
+
+use super::{Case, numbers, random_tensor, rows_of};
+use crate::{Backend, EncoderAttentionParams, Result};
+
+/// Sequences of one batch, and how their rows see each other.
+#[derive(Debug, Clone)]
+pub struct EncoderCase {
+    /// Rows of each sequence.
+    pub seqs: Vec<usize>,
+    /// Query heads, key/value heads, elements of a head.
+    pub heads: (usize, usize, usize),
+    /// How far rows see.
+    pub window: Option<usize>,
+    /// Reach of a bias by distance, if there is one.
+    pub bias: Option<usize>,
+}
+
+impl EncoderCase {
+    /// The op's parameters on a backend.
+    ///
+    /// # Errors
+    /// No memory.
+    pub fn params(&self, backend: &dyn Backend) -> Result<EncoderAttentionParams> {
+        let (num_heads, num_kv_heads, head_dim) = self.heads;
+        let bias = |reach: usize| random_tensor(backend, num_heads, 2 * reach + 1, 4);
+        Ok(EncoderAttentionParams {
+            num_heads,
+            num_kv_heads,
+            head_dim,
+            scale: 1.0 / (head_dim as f32).sqrt(),
+            window: self.window,
+            relative_bias: self.bias.map(bias).transpose()?,
+        })
+    }
+
+    /// Attends. Row `i` of sequence `s` has the same numbers whatever the other sequences are; keys and values lie side by
+    /// side, as in a fused projection.
+    ///
+    /// # Errors
+    /// What the op fails with.
+    pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
+        let (num_heads, num_kv_heads, head_dim) = self.heads;
+        let (q_size, kv_size) = (num_heads * head_dim, num_kv_heads * head_dim);
+        let width = q_size + 2 * kv_size;
+        let rows = self.seqs.iter().enumerate().flat_map(|(seq, len)| {
+            (0..*len).flat_map(move |row| numbers(width, ((seq as u64) << 16 | row as u64) + 5))
+        });
+        let values: Vec<f32> = rows.map(|value| 2.0 * value).collect();
+        let qkv = backend.tensor(&values, values.len() / width, width)?;
+        let starts = self.seqs.iter().scan(0, |end, len| {
+            *end += *len as u32;
+            Some(*end)
+        });
+        let starts = backend.indices(std::iter::once(0).chain(starts).collect())?;
+        let (q, k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
+        let v = qkv.columns(q_size + kv_size, kv_size)?;
+        rows_of(backend, &backend.encoder_attention(&q, &k, &v, &starts, &self.params(backend)?)?)
+    }
+}
+
+/// The cases, for tests that vary them further.
+pub fn encoder_table() -> Vec<EncoderCase> {
+    let ragged = vec![1, 21, 0, 64, 16, 5, 33];
+    // Around multiples of the few hundred positions a softmax may be cut at.
+    let long = vec![255, 3, 300, 600];
+    let shapes = [
+        ((1, 1, 8), None, None, &ragged),
+        ((12, 12, 32), None, None, &ragged),
+        ((4, 2, 40), None, None, &ragged),
+        ((3, 3, 64), None, None, &ragged),
+        ((4, 4, 24), Some(1), None, &ragged),
+        ((2, 2, 64), Some(17), None, &ragged),
+        ((4, 4, 16), None, Some(3), &ragged),
+        ((4, 2, 16), Some(6), Some(40), &ragged),
+        ((2, 2, 32), None, None, &long),
+        ((2, 1, 16), Some(64), None, &long),
+        ((2, 2, 16), Some(270), Some(128), &long),
+    ];
+    let case = |(heads, window, bias, seqs): ((usize, usize, usize), _, _, &Vec<usize>)| EncoderCase {
+        seqs: seqs.clone(),
+        heads,
+        window,
+        bias,
+    };
+    shapes.into_iter().map(case).collect()
+}
+
+pub(super) fn encoder_attention_cases(cases: &mut Vec<Case>) {
+    for case in encoder_table() {
+        let (num_heads, num_kv_heads, head_dim) = case.heads;
+        let (longest, window, bias) = (case.seqs.iter().max().copied().unwrap_or(0), case.window, case.bias);
+        let name = format!(
+            "encoder_attention {num_heads}/{num_kv_heads} heads of {head_dim}, {longest} rows, window {window:?}, bias \
+             {bias:?}"
+        );
+        // As for causal attention.
+        cases.push(Case::new(name, 5e-6, move |backend| case.outputs(backend)));
+    }
+}
