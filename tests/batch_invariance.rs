@@ -12,7 +12,7 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 12] = [
+const CASES: [&str; 15] = [
     "llama_rope_llama3",
     "qwen3_bf16",
     "gpt2",
@@ -20,6 +20,9 @@ const CASES: [&str; 12] = [
     "gemma2",
     "cohere2",
     "phi3",
+    "qwen2_moe",
+    "deepseek_v3",
+    "gpt_oss",
     "bloom",
     "falcon",
     "gpt_neox",

@@ -151,7 +151,8 @@ fn every_case_on_the_cpu() {
 fn one_of_each_kind_on_the_reference() {
     let first = ["llama_rope_llama3", "mistral_sliding_window", "qwen2", "qwen3", "gpt2", "gemma2", "olmo2", "cohere2"];
     let classics = ["bloom", "falcon_new_decoder", "gpt_neox", "gptj", "mpt_clip", "opt_post_norm"];
-    for case in first.into_iter().chain(classics) {
+    let mixtures = ["qwen2_moe", "deepseek_v3"];
+    for case in first.into_iter().chain(classics).chain(mixtures) {
         check(case, Device::Reference, 33);
     }
 }

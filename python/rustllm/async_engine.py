@@ -14,9 +14,10 @@ Nothing here blocks the event loop: long prompts are tokenized on a thread of th
 from __future__ import annotations
 
 import asyncio
+import functools
 import weakref
-from collections.abc import AsyncGenerator, Iterable, Mapping
-from typing import Any
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
 
 from rustllm._core import EngineStats, ModelInfo
 from rustllm.engine_args import EngineArgs
@@ -25,19 +26,24 @@ from rustllm.inputs import ParsedPrompt, PromptType, parse_prompt
 from rustllm.model_loader import LoadedModel, load_model
 from rustllm.output_collector import OutputCollector
 from rustllm.outputs import RequestOutput
+from rustllm.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from rustllm.pooling_params import PoolingParams
+from rustllm.pooling_processor import PoolingProcessor, PoolingRequest
 from rustllm.processor import EngineRequest, Processor
-from rustllm.sampling_params import SamplingParams
+from rustllm.sampling_params import RequestOutputKind, SamplingParams
 from rustllm.step_thread import StepThread
 from rustllm.tokenizer import Tokenizer
 
 __all__ = ["AsyncEngine"]
+
+T = TypeVar("T")
 
 _LONG_TEXT = 16_384
 """Characters from which a prompt is tokenized off the event loop."""
 
 
 class AsyncEngine:
-    """Generates for many coroutines at once.
+    """Generates, or pools, for many coroutines at once.
 
     >>> engine = AsyncEngine(EngineArgs())
     >>> async for output in engine.generate("def fibonacci(n):", SamplingParams(), "request-1"):
@@ -54,6 +60,7 @@ class AsyncEngine:
     def __init__(self, engine_args: EngineArgs) -> None:
         self.model: LoadedModel = load_model(engine_args)
         self.processor = Processor(self.model)
+        self.pooling_processor = PoolingProcessor(self.model)
         self._steps = StepThread(
             self.model.engine,
             self.model.tokenizer,
@@ -120,8 +127,8 @@ class AsyncEngine:
         if prompt_text is not None and parsed.text is None:
             parsed = ParsedPrompt(prompt_text, parsed.token_ids, parsed.cache_salt)
         request = await self._process(parsed, sampling_params, tokenization_kwargs)
-        collector = OutputCollector(request.params.output_kind)
-        state = self._steps.add(request_id, request, collector, priority)
+        collector: OutputCollector[RequestOutput] = OutputCollector(request.params.output_kind)
+        [state] = self._steps.add([(request_id, request, collector)], priority)
         try:
             while True:
                 output = await collector.get()
@@ -130,6 +137,69 @@ class AsyncEngine:
                     return
         finally:
             self._steps.drop(state)
+
+    async def encode(
+        self,
+        prompt: PromptType,
+        pooling_params: PoolingParams,
+        request_id: str,
+        *,
+        tokenization_kwargs: Mapping[str, Any] | None = None,
+        priority: int = 0,
+    ) -> AsyncGenerator[PoolingRequestOutput[PoolingOutput], None]:
+        """Pools one prompt; leaving the generator early aborts the request.
+
+        Args:
+            prompt: Text or token ids.
+            pooling_params: What to make of it; its `task` must be set.
+            request_id: Name of the request in outputs; must not be in use.
+            tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`, `truncation_side`.
+            priority: Lower runs first under `scheduling_policy="priority"`.
+
+        Yields:
+            The one output.
+
+        Raises:
+            ValidationError: a prompt or parameter that cannot be used.
+            EngineDeadError: the engine has stopped.
+        """
+        task = pooling_params.task or ""
+        self.pooling_processor.check_task(task, method="AsyncEngine.encode()")
+        prefix = self.pooling_processor.templates.prefix() if "embed" in task else ""
+        parsed = parse_prompt(prompt)
+        requests = await _beside(
+            parsed,
+            functools.partial(
+                self.pooling_processor.process,
+                [parsed],
+                [pooling_params],
+                task,
+                tokenization_kwargs=tokenization_kwargs,
+                prefix=prefix,
+            ),
+        )
+        [output] = await self.pool(requests, [request_id], priority=priority)
+        yield output
+
+    async def pool(
+        self, requests: Sequence[PoolingRequest], request_ids: Sequence[str], *, priority: int = 0
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """Runs processed pooling requests, all or none; cancelling it aborts them.
+
+        Raises:
+            ValidationError: a request that cannot be used.
+            EngineDeadError: the engine has stopped.
+        """
+        collectors: list[OutputCollector[PoolingRequestOutput[PoolingOutput]]] = [
+            OutputCollector(RequestOutputKind.FINAL_ONLY) for _ in requests
+        ]
+        states = self._steps.add(
+            list(zip(request_ids, requests, collectors, strict=True)), priority
+        )
+        try:
+            return [await collector.get() for collector in collectors]
+        finally:
+            self._steps.drop(*states)
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         """Ends requests early: their last output says `abort`. Unknown ids are ignored."""
@@ -186,9 +256,13 @@ class AsyncEngine:
         params: SamplingParams,
         tokenization_kwargs: Mapping[str, Any] | None,
     ) -> EngineRequest:
-        work = ([prompt], [params], tokenization_kwargs)
-        if prompt.text is not None and len(prompt.text) > _LONG_TEXT:
-            [request] = await asyncio.to_thread(self.processor.process, *work)
-        else:
-            [request] = self.processor.process(*work)
+        process = functools.partial(self.processor.process, [prompt], [params], tokenization_kwargs)
+        [request] = await _beside(prompt, process)
         return request
+
+
+async def _beside(prompt: ParsedPrompt, process: Callable[[], T]) -> T:
+    """Runs `process` here, or on a thread where the prompt is a long text."""
+    if prompt.text is not None and len(prompt.text) > _LONG_TEXT:
+        return await asyncio.to_thread(process)
+    return process()

@@ -50,6 +50,12 @@ class EngineArgs:
 
     Args:
         model: Folder of a Hugging Face model, or a hub id; `default` for the model in the wheel.
+        runner: `generate`, `pooling` (embeddings, classes, scores), or `auto` for what the
+            architecture is made for.
+        convert: What a pooled model is used as: `embed`, `classify`, or `auto` and `none` for what
+            its architecture says.
+        pooler_config: How prompts are pooled, instead of what the model's folder says:
+            `pooling_type` (`CLS`, `LAST`, `MEAN` or `MAX`) and `use_activation`.
         tokenizer: Folder or hub id of the tokenizer, if not the model's.
         tokenizer_mode: `auto` or `hf`.
         skip_tokenizer_init: Work with token ids only.
@@ -98,6 +104,9 @@ class EngineArgs:
     """
 
     model: str | os.PathLike[str] | None = DEFAULT_MODEL
+    runner: str = "auto"
+    convert: str = "auto"
+    pooler_config: dict[str, Any] | None = None
     tokenizer: str | os.PathLike[str] | None = None
     tokenizer_mode: str = "auto"
     skip_tokenizer_init: bool = False
@@ -153,6 +162,12 @@ class EngineArgs:
                 f"got {type(self.hf_overrides).__name__}",
                 parameter="hf_overrides",
                 value=self.hf_overrides,
+            )
+        if self.pooler_config is not None and not isinstance(self.pooler_config, dict):
+            raise ValidationError(
+                f"pooler_config must be a dict, got {type(self.pooler_config).__name__}",
+                parameter="pooler_config",
+                value=self.pooler_config,
             )
         _check_quantization_config(self.quantization_config)
         if self.trust_remote_code:

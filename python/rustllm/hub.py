@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
@@ -18,6 +19,8 @@ _MODEL_FILES: Final = (*_TOKENIZER_FILES, "*.safetensors")
 
 _NEVER: Final = ("*/*", "consolidated*.safetensors")
 """Subfolders hold other formats (onnx, original), consolidated files the same weights once more."""
+
+_MODULE_FOLDER: Final = re.compile(r"\w[\w.-]*", re.ASCII)
 
 _HUB_ID: Final = re.compile(r"\w[\w.-]*(/[\w.-]+)?", re.ASCII)
 
@@ -60,6 +63,9 @@ def resolve_model(
     if local is not None:
         return local
     folder = _download(str(model), _MODEL_FILES, revision, token, cache_dir)
+    modules = _module_files(folder)
+    if modules:  # of the same commit, whose name the hub's cache gives its folders
+        folder = _download(str(model), modules, folder.name, token, cache_dir, never=())
     if not any(folder.glob("*.safetensors")):
         raise ModelLoadError(
             f"{model} on the hub has no *.safetensors at its top level; "
@@ -100,12 +106,27 @@ def _local_folder(model: str | os.PathLike[str]) -> Path | None:
     )
 
 
+def _module_files(folder: Path) -> tuple[str, ...]:
+    """The files of a sentence-transformers model's further modules, which have folders."""
+    try:
+        modules = json.loads((folder / "modules.json").read_text(encoding="utf-8"))
+        paths = [module["path"] for module in modules]
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelLoadError(f"cannot read {folder / 'modules.json'}: {error!r}") from error
+    names = [path for path in paths if isinstance(path, str) and _MODULE_FOLDER.fullmatch(path)]
+    return tuple(f"{name}/{ending}" for name in names for ending in ("*.json", "*.safetensors"))
+
+
 def _download(
     model: str,
     patterns: tuple[str, ...],
     revision: str | None,
     token: str | bool | None,
     cache_dir: str | os.PathLike[str] | None,
+    *,
+    never: tuple[str, ...] = _NEVER,
 ) -> Path:
     import huggingface_hub
     from huggingface_hub.utils.tqdm import tqdm
@@ -124,7 +145,7 @@ def _download(
             token=token,
             cache_dir=None if cache_dir is None else str(cache_dir),
             allow_patterns=list(patterns),
-            ignore_patterns=list(_NEVER),
+            ignore_patterns=list(never),
             tqdm_class=TerminalBar,
         )
     except Exception as error:  # whatever the hub's client, its HTTP library or the disk raise

@@ -31,6 +31,7 @@ class TextPrompt(_PromptOptions):
 
 class _TokensPromptOptions(_PromptOptions, total=False):
     prompt: str
+    token_type_ids: list[int]
 
 
 class TokensPrompt(_TokensPromptOptions):
@@ -42,7 +43,7 @@ class TokensPrompt(_TokensPromptOptions):
 PromptType = str | Sequence[int] | TextPrompt | TokensPrompt
 """What `LLM.generate` takes as one prompt."""
 
-_KNOWN_KEYS: Final = frozenset({"prompt", "prompt_token_ids", "cache_salt"})
+_KNOWN_KEYS: Final = frozenset({"prompt", "prompt_token_ids", "token_type_ids", "cache_salt"})
 
 _REFUSED_KEYS: Final[Mapping[str, str]] = {
     "multi_modal_data": "only text prompts are supported",
@@ -51,7 +52,6 @@ _REFUSED_KEYS: Final[Mapping[str, str]] = {
     "prompt_embeds": "prompts are text or token ids",
     "encoder_prompt": "encoder-decoder models are not supported",
     "decoder_prompt": "encoder-decoder models are not supported",
-    "token_type_ids": "generating models take none",
     "prompt_token_offsets": "prompts are text or token ids",
 }
 """vLLM's keys that have no meaning here, and why; they are accepted when they hold `None`."""
@@ -64,6 +64,8 @@ class ParsedPrompt:
     text: str | None
     token_ids: list[int] | None
     cache_salt: str | None = None
+    token_type_ids: list[int] | None = None
+    """The segment of each token, for models that have segments; only with `token_ids`."""
 
 
 def parse_prompt(prompt: Any) -> ParsedPrompt:
@@ -119,7 +121,19 @@ def _parse_mapping(prompt: Mapping[str, Any]) -> ParsedPrompt:
         message = f"cache_salt must be a non-empty string, got {salt!r}"
         raise ValidationError(message, parameter="cache_salt", value=salt)
     ids = None if token_ids is None else _read_token_ids(token_ids)
-    return ParsedPrompt(text, ids, salt)
+    return ParsedPrompt(text, ids, salt, _parse_token_types(prompt.get("token_type_ids"), ids))
+
+
+def _parse_token_types(types: Any, token_ids: list[int] | None) -> list[int] | None:
+    if types is None:
+        return None
+    if token_ids is None:
+        message = "token_type_ids go with prompt_token_ids; for texts the tokenizer makes them"
+        raise ValidationError(message, parameter="token_type_ids", value=types)
+    if not _is_token_ids(types):
+        message = "token_type_ids must be a list of integers"
+        raise ValidationError(message, parameter="token_type_ids", value=types)
+    return _read_token_ids(types)
 
 
 def _read_token_ids(values: Iterable[Any]) -> list[int]:

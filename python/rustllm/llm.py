@@ -13,6 +13,8 @@ from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
 from rustllm.errors import ValidationError
 from rustllm.inputs import ParsedPrompt, PromptType, parse_prompts
 from rustllm.llm_engine import LLMEngine
+from rustllm.llm_pooling import PoolingMethods
+from rustllm.output_processor import AnyOutput
 from rustllm.outputs import RequestOutput
 from rustllm.progress import RequestsBar
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
@@ -26,7 +28,7 @@ _STEP_SECONDS = 0.2
 ParamsArgument = SamplingParams | Sequence[SamplingParams] | None
 
 
-class LLM:
+class LLM(PoolingMethods):
     """A language model that answers batches of prompts.
 
     >>> llm = LLM()
@@ -58,7 +60,7 @@ class LLM:
         self.llm_engine = LLMEngine(engine_args)
         self._counter = itertools.count()
         self._stepping = threading.Lock()
-        self._finished: dict[str, RequestOutput] = {}
+        self._finished: dict[str, AnyOutput] = {}
         self._enqueued: list[str] = []
 
     def generate(
@@ -193,6 +195,14 @@ class LLM:
         priority: Sequence[int] | None,
         tokenization_kwargs: Mapping[str, Any] | None,
     ) -> list[str]:
+        if self.llm_engine.model.is_pooling:
+            tasks = ", ".join(self.llm_engine.model_info.supported_tasks)
+            message = (
+                "LLM.generate() is only supported for generative models. This one is loaded for "
+                f"{tasks}: use LLM.embed(), LLM.classify(), LLM.score() "
+                'or LLM.encode(), or runner="generate" if the model can generate.'
+            )
+            raise ValidationError(message, parameter="prompts")
         if sampling_params is None:
             sampling_params = self.get_default_sampling_params()
         params = _one_each("sampling_params", sampling_params, SamplingParams, len(prompts))
@@ -204,10 +214,15 @@ class LLM:
         self.llm_engine.add_requests(ids, requests, priorities)
         return ids
 
-    def _wait(self, ids: Sequence[str], use_tqdm: bool | Callable[..., Any]) -> list[RequestOutput]:
+    def _run(self, requests: Sequence[Any], use_tqdm: bool | Callable[..., Any]) -> list[Any]:
+        ids = [str(next(self._counter)) for _ in requests]
+        self.llm_engine.add_requests(ids, requests, [0] * len(ids))
+        return self._wait(ids, use_tqdm)
+
+    def _wait(self, ids: Sequence[str], use_tqdm: bool | Callable[..., Any]) -> list[Any]:
         """Steps the engine until these requests have ended; Ctrl-C or an error aborts them."""
         pending = dict.fromkeys(ids)
-        done: dict[str, RequestOutput] = {}
+        done: dict[str, AnyOutput] = {}
         try:
             with RequestsBar(len(ids), use_tqdm) as bar:
                 while pending:
@@ -223,7 +238,7 @@ class LLM:
         return [done[request_id] for request_id in ids]
 
     def _collect(
-        self, pending: dict[str, None], done: dict[str, RequestOutput], bar: RequestsBar
+        self, pending: dict[str, None], done: dict[str, AnyOutput], bar: RequestsBar
     ) -> None:
         """Takes what is finished of the pending requests: any thread may have stepped to them."""
         for request_id in [item for item in self._finished if item in pending]:

@@ -1,4 +1,4 @@
-"""The engine with text at both ends, driven by whoever calls `step`: vLLM's `LLMEngine`."""
+"""The engine with text at its ends, driven by whoever calls `step`: vLLM's `LLMEngine`."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from rustllm.errors import ValidationError
 from rustllm.inputs import PromptType, parse_prompt
 from rustllm.logger import logger
 from rustllm.model_loader import LoadedModel, load_model
-from rustllm.output_processor import OutputProcessor
-from rustllm.outputs import RequestOutput
+from rustllm.output_processor import AnyOutput, AnyState, OutputProcessor
+from rustllm.pooling_params import PoolingParams
+from rustllm.pooling_processor import PoolingProcessor, PoolingRequest
 from rustllm.processor import EngineRequest, Processor
 from rustllm.sampling_params import SamplingParams
+from rustllm.submission import submit
 from rustllm.tokenizer import Tokenizer
 
 __all__ = ["LLMEngine"]
 
 
 class LLMEngine:
-    """Prompts in, `RequestOutput`s out, one step at a time.
+    """Prompts in, `RequestOutput`s or `PoolingRequestOutput`s out, one step at a time.
 
     Args:
         engine_args: What to start the engine with.
@@ -34,6 +36,7 @@ class LLMEngine:
     def __init__(self, engine_args: EngineArgs) -> None:
         self.model: LoadedModel = load_model(engine_args)
         self.processor = Processor(self.model)
+        self.pooling_processor = PoolingProcessor(self.model)
         self._engine = self.model.engine
         self._outputs: OutputProcessor[None] = OutputProcessor(
             self.model.tokenizer, with_metrics=not engine_args.disable_log_stats
@@ -57,7 +60,7 @@ class LLMEngine:
         self,
         request_id: str,
         prompt: PromptType,
-        params: SamplingParams,
+        params: SamplingParams | PoolingParams,
         *,
         tokenization_kwargs: Mapping[str, Any] | None = None,
         priority: int = 0,
@@ -67,46 +70,42 @@ class LLMEngine:
         Args:
             request_id: Name of the request in outputs; must not be in use.
             prompt: Text or token ids.
-            params: How to sample.
+            params: How to sample; or, with its `task`, what to make of the prompt.
             tokenization_kwargs: `add_special_tokens`, `truncate_prompt_tokens`, `truncation_side`.
             priority: Lower runs first under `scheduling_policy="priority"`.
 
         Raises:
             ValidationError: a prompt or parameter that cannot be used.
         """
-        [request] = self.processor.process([parse_prompt(prompt)], [params], tokenization_kwargs)
+        parsed = parse_prompt(prompt)
+        request: EngineRequest | PoolingRequest
+        if isinstance(params, PoolingParams):
+            [request] = self.pooling_processor.process(
+                [parsed], [params], params.task or "", tokenization_kwargs=tokenization_kwargs
+            )
+        else:
+            [request] = self.processor.process([parsed], [params], tokenization_kwargs)
         self.add_requests([request_id], [request], [priority])
         return request_id
 
     def add_requests(
         self,
         request_ids: Sequence[str],
-        requests: Sequence[EngineRequest],
+        requests: Sequence[EngineRequest | PoolingRequest],
         priorities: Sequence[int],
     ) -> None:
         """Queues processed requests: all of them, or none if one is refused."""
-        states = []
+        states: list[AnyState[None]] = []
         try:
             for request_id, request in zip(request_ids, requests, strict=True):
                 states.append(self._outputs.add(request_id, request, None))
-            self._engine.add_requests(
-                [
-                    (
-                        state.engine_id,
-                        state.request.prompt_token_ids,
-                        state.request.params,
-                        priority,
-                        state.request.cache_salt,
-                    )
-                    for state, priority in zip(states, priorities, strict=True)
-                ]
-            )
+            submit(self._engine, states, priorities)
         except BaseException:
             for state in states:
                 self._outputs.remove(state)
             raise
 
-    def step(self, timeout: float | None = None) -> list[RequestOutput]:
+    def step(self, timeout: float | None = None) -> list[AnyOutput]:
         """Waits for the engine's next outputs; returns an empty list when nothing is unfinished.
 
         A request whose outputs cannot be processed ends with the finish reason `error`.

@@ -14,6 +14,7 @@ from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
 from rustllm.errors import ValidationError
 from rustllm.generation_config import default_sampling_fields, end_of_sequence_ids
 from rustllm.hub import resolve_model, resolve_tokenizer
+from rustllm.json_files import read_json_object
 from rustllm.sampling_params import SamplingParams
 from rustllm.tokenizer import Tokenizer
 
@@ -39,6 +40,23 @@ class LoadedModel:
     def default_sampling_params(self) -> SamplingParams:
         """Sampling parameters for requests that bring none."""
         return SamplingParams(**self.default_sampling_fields)
+
+    @property
+    def is_pooling(self) -> bool:
+        """Whether the model makes vectors and scores of prompts instead of generating."""
+        return self.engine.model_info.supported_tasks != ["generate"]
+
+    def config(self) -> dict[str, Any]:
+        """The fields of `config.json`, those of `hf_overrides` before them."""
+        return {**read_json_object(self.folder / "config.json"), **(self.args.hf_overrides or {})}
+
+    @property
+    def labels(self) -> dict[int, str]:
+        """The names of the classes, by number; `LABEL_0` and so on where nothing names them."""
+        count = self.engine.model_info.num_labels or 0
+        given = self.config().get("id2label") or {}
+        names = {int(number): str(name) for number, name in given.items()}
+        return {number: names.get(number, f"LABEL_{number}") for number in range(count)}
 
     def require_tokenizer(self) -> Tokenizer:
         """The tokenizer.
@@ -96,9 +114,13 @@ def _start_engine(
     progress: Callable[[int, int], None] | None,
 ) -> Engine:
     overrides = None if args.hf_overrides is None else json.dumps(args.hf_overrides)
+    pooler_config = None if args.pooler_config is None else json.dumps(args.pooler_config)
     quantization_options = args.quantization_config or {}
     return Engine(
         folder,
+        runner=args.runner,
+        convert=args.convert,
+        pooler_config=pooler_config,
         dtype=args.dtype,
         quantization=args.quantization,
         quantization_group_size=quantization_options.get("group_size"),

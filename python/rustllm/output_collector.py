@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Generic, TypeVar
 
 from rustllm.outputs import RequestOutput
 from rustllm.sampling_params import RequestOutputKind
 
 __all__ = ["OutputCollector"]
 
+Output = TypeVar("Output")
 
-class OutputCollector:
+
+class OutputCollector(Generic[Output]):
     """Holds at most one output: a reader that is slower than the engine gets several steps as one.
 
     Made, filled and read on the thread of one event loop.
@@ -19,10 +22,10 @@ class OutputCollector:
     def __init__(self, kind: RequestOutputKind) -> None:
         self.loop = asyncio.get_running_loop()
         self._joins = kind is RequestOutputKind.DELTA
-        self._item: RequestOutput | Exception | None = None
+        self._item: Output | Exception | None = None
         self._ready = asyncio.Event()
 
-    def put(self, item: RequestOutput | Exception) -> None:
+    def put(self, item: Output | Exception) -> None:
         """Adds an output, or the exception that ends the request."""
         if isinstance(self._item, RequestOutput) and isinstance(item, RequestOutput):
             self._item.add(item, aggregate=self._joins)
@@ -30,7 +33,7 @@ class OutputCollector:
             self._item = item
         self._ready.set()
 
-    async def get(self) -> RequestOutput:
+    async def get(self) -> Output:
         """Waits for the next output, or raises the exception."""
         while self._item is None:
             await self._ready.wait()

@@ -6,18 +6,24 @@ import itertools
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from rustllm._core import EngineOutput
 from rustllm.completion_state import CompletionState, logprobs_by_token
 from rustllm.errors import ValidationError
 from rustllm.logger import logger
 from rustllm.outputs import CompletionOutput, PromptLogprobs, RequestOutput, RequestStateStats
+from rustllm.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from rustllm.pooling_processor import PoolingRequest
+from rustllm.pooling_state import PoolingState
 from rustllm.processor import EngineRequest
 from rustllm.sampling_params import RequestOutputKind
 from rustllm.tokenizer import Tokenizer
 
-__all__ = ["OutputProcessor", "ProcessedOutputs", "RequestState"]
+__all__ = ["AnyOutput", "AnyState", "OutputProcessor", "ProcessedOutputs", "RequestState"]
+
+AnyOutput: TypeAlias = RequestOutput | PoolingRequestOutput[PoolingOutput]
+"""What an engine's requests return, whether they generate or pool."""
 
 Sink = TypeVar("Sink")
 """What a front end attaches to its requests, to know where their outputs go."""
@@ -97,6 +103,16 @@ class RequestState(Generic[Sink]):
             self._stats.last_token_ts = now
         return completion
 
+    def take(self, outputs: Sequence[EngineOutput]) -> tuple[RequestOutput | None, bool]:
+        """The output to hand on after a step, and whether a completion ended with it.
+
+        Args:
+            outputs: What the step produced for this request.
+        """
+        changed = [self.update(output) for output in outputs]
+        ended = any(completion.finish_reason is not None for completion in changed)
+        return self.make_output(list(dict.fromkeys(changed))), ended
+
     def make_output(self, changed: Sequence[CompletionState]) -> RequestOutput | None:
         """The output to hand on after a step.
 
@@ -154,12 +170,16 @@ class RequestState(Generic[Sink]):
         )
 
 
+AnyState: TypeAlias = RequestState[Sink] | PoolingState[Sink]
+"""A running request of either kind."""
+
+
 @dataclass
 class ProcessedOutputs(Generic[Sink]):
     """What a step's outputs came to."""
 
-    outputs: list[tuple[RequestState[Sink], RequestOutput]] = field(default_factory=list)
-    failures: list[tuple[RequestState[Sink], Exception]] = field(default_factory=list)
+    outputs: list[tuple[AnyState[Sink], AnyOutput]] = field(default_factory=list)
+    failures: list[tuple[AnyState[Sink], Exception]] = field(default_factory=list)
     """Requests whose outputs could not be processed; they have ended."""
     to_abort: list[tuple[str, int]] = field(default_factory=list)
     """(id in the engine, index) of completions that have ended here and not there."""
@@ -175,14 +195,16 @@ class OutputProcessor(Generic[Sink]):
     def __init__(self, tokenizer: Tokenizer | None, *, with_metrics: bool) -> None:
         self._tokenizer = tokenizer
         self._with_metrics = with_metrics
-        self._states: dict[str, RequestState[Sink]] = {}
+        self._states: dict[str, AnyState[Sink]] = {}
         self._engine_ids: dict[str, str] = {}
         self._counter = itertools.count()
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def add(self, request_id: str, request: EngineRequest, sink: Sink) -> RequestState[Sink]:
+    def add(
+        self, request_id: str, request: EngineRequest | PoolingRequest, sink: Sink
+    ) -> AnyState[Sink]:
         """Starts to expect outputs of a request, before the engine gets it.
 
         Raises:
@@ -195,26 +217,30 @@ class OutputProcessor(Generic[Sink]):
         if self._engine_ids.setdefault(request_id, engine_id) != engine_id:
             message = f"request_id {request_id!r} is in use by a running request"
             raise ValidationError(message, parameter="request_id", value=request_id)
-        state = RequestState(
-            engine_id, request_id, request, self._tokenizer, sink, self._with_metrics
-        )
+        state: AnyState[Sink]
+        if isinstance(request, PoolingRequest):
+            state = PoolingState(engine_id, request_id, request, sink)
+        else:
+            state = RequestState(
+                engine_id, request_id, request, self._tokenizer, sink, self._with_metrics
+            )
         self._states[engine_id] = state
         return state
 
-    def remove(self, state: RequestState[Sink]) -> bool:
+    def remove(self, state: AnyState[Sink]) -> bool:
         """Forgets a request; false if it had ended already."""
         if self._states.pop(state.engine_id, None) is None:
             return False
         del self._engine_ids[state.request_id]
         return True
 
-    def find(self, request_ids: Iterable[str]) -> list[RequestState[Sink]]:
+    def find(self, request_ids: Iterable[str]) -> list[AnyState[Sink]]:
         """Those of these requests that run."""
         engine_ids = (self._engine_ids.get(request_id, "") for request_id in request_ids)
         states = (self._states.get(engine_id) for engine_id in engine_ids)
         return [state for state in states if state is not None]
 
-    def running(self) -> list[RequestState[Sink]]:
+    def running(self) -> list[AnyState[Sink]]:
         """All requests that have not ended."""
         return list(self._states.values())
 
@@ -235,21 +261,20 @@ class OutputProcessor(Generic[Sink]):
 
     def _process_one(
         self,
-        state: RequestState[Sink],
+        state: AnyState[Sink],
         outputs: Sequence[EngineOutput],
         processed: ProcessedOutputs[Sink],
     ) -> None:
         for error in (output.error for output in outputs if output.error is not None):
             logger.error("request %s failed: %s", state.request_id, error)
         try:
-            changed = [state.update(output) for output in outputs]
-            output = state.make_output(list(dict.fromkeys(changed)))
+            output, ended = state.take(outputs)
         except Exception as error:
             self.remove(state)
             processed.failures.append((state, error))
             processed.to_abort += state.running_in_engine(only_finished=False)
             return
-        if any(completion.finish_reason is not None for completion in changed):
+        if ended:
             processed.to_abort += state.running_in_engine(only_finished=True)
         if state.finished:
             self.remove(state)

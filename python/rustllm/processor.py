@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rustllm.chat_messages import ChatTemplateContentFormat, Message, prepare_messages
 from rustllm.errors import ValidationError
@@ -13,7 +13,7 @@ from rustllm.model_loader import LoadedModel
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
 from rustllm.tokenizer import Tokenizer
 
-__all__ = ["EngineRequest", "Processor"]
+__all__ = ["EngineRequest", "Processor", "TokenizationKwargs"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,21 @@ class EngineRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _TokenizationKwargs:
+class TokenizationKwargs:
     """The keyword arguments vLLM passes on to the tokenizer."""
 
     add_special_tokens: bool = True
     truncate_prompt_tokens: int | None = None
-    truncation_side: str = "left"
+    truncation_side: Literal["left", "right"] | None = None
+    """`None` for the left of what is continued, and for the tokenizer's setting where it is not."""
 
     @classmethod
-    def read(cls, kwargs: Mapping[str, Any] | None) -> _TokenizationKwargs:
+    def read(cls, kwargs: Mapping[str, Any] | None) -> TokenizationKwargs:
+        """Reads what a user gives.
+
+        Raises:
+            ValidationError: an unknown name, or a value out of range.
+        """
         for name, value in (kwargs or {}).items():
             if name not in cls.__slots__:
                 message = f"tokenization_kwargs cannot hold {name!r}; it may hold "
@@ -46,7 +52,7 @@ class _TokenizationKwargs:
         if limit is not None and (not isinstance(limit, int) or limit == 0 or limit < -1):
             message = f"truncate_prompt_tokens must be -1 or at least 1, got {limit!r}"
             raise ValidationError(message, parameter="truncate_prompt_tokens", value=limit)
-        if read.truncation_side not in ("left", "right"):
+        if read.truncation_side not in (None, "left", "right"):
             message = f"truncation_side must be left or right, got {read.truncation_side!r}"
             raise ValidationError(message, parameter="truncation_side", value=read.truncation_side)
         return read
@@ -76,7 +82,10 @@ class Processor:
         Raises:
             ValidationError: a prompt or a parameter that cannot be used.
         """
-        options = _TokenizationKwargs.read(tokenization_kwargs)
+        options = TokenizationKwargs.read(tokenization_kwargs)
+        if any(prompt.token_type_ids is not None for prompt in prompts):
+            message = "token_type_ids is not supported: generating models take none"
+            raise ValidationError(message, parameter="token_type_ids")
         ready: dict[int, SamplingParams] = {}
         for item in params:
             if id(item) not in ready:
@@ -150,14 +159,14 @@ class Processor:
         return [next(rest) if prompt.token_ids is None else prompt.token_ids for prompt in prompts]
 
     def _truncate(
-        self, token_ids: list[int], options: _TokenizationKwargs, params: SamplingParams
+        self, token_ids: list[int], options: TokenizationKwargs, params: SamplingParams
     ) -> list[int]:
         limit = options.truncate_prompt_tokens
         if limit is None:
             return token_ids
         if limit == -1:
             limit = max(1, self._model.max_model_len - (params.max_tokens or 1))
-        return token_ids[-limit:] if options.truncation_side == "left" else token_ids[:limit]
+        return token_ids[:limit] if options.truncation_side == "right" else token_ids[-limit:]
 
 
 def _bad_words_token_ids(tokenizer: Tokenizer, words: Sequence[str]) -> list[list[int]]:

@@ -1,4 +1,4 @@
-"""The progress bar of `LLM.generate`: requests done, and tokens a second."""
+"""The progress bar of `LLM`'s methods: requests done, and tokens a second."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from rustllm.output_processor import AnyOutput
 from rustllm.outputs import RequestOutput
 
 __all__ = ["RequestsBar"]
@@ -32,12 +33,13 @@ class RequestsBar:
         if self._bar is not None:
             self._bar.close()
 
-    def add(self, output: RequestOutput) -> None:
+    def add(self, output: AnyOutput) -> None:
         """Takes in a finished request."""
         if self._bar is None:
             return
         self._num_prompt_tokens += len(output.prompt_token_ids)
-        self._num_generated_tokens += sum(len(item.token_ids) for item in output.outputs)
+        if isinstance(output, RequestOutput):
+            self._num_generated_tokens += sum(len(item.token_ids) for item in output.outputs)
         seconds = max(time.monotonic() - self._begin, 1e-9)
         prompt_rate = self._num_prompt_tokens / seconds
         rate = self._num_generated_tokens / seconds

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rustllm._core import Engine
 from rustllm.errors import EngineDeadError
 from rustllm.logger import logger
 from rustllm.output_collector import OutputCollector
-from rustllm.output_processor import OutputProcessor, RequestState
-from rustllm.outputs import RequestOutput
+from rustllm.output_processor import AnyOutput, AnyState, OutputProcessor
+from rustllm.pooling_processor import PoolingRequest
 from rustllm.processor import EngineRequest
+from rustllm.submission import submit
 from rustllm.tokenizer import Tokenizer
 
 __all__ = ["StepThread"]
@@ -20,8 +22,9 @@ __all__ = ["StepThread"]
 _STEP_SECONDS = 1.0
 """Longest wait in a step, after which the thread looks whether it is to stop."""
 
-State = RequestState[OutputCollector]
-Item = RequestOutput | Exception
+State = AnyState[OutputCollector[Any]]
+Item = AnyOutput | Exception
+Request = EngineRequest | PoolingRequest
 
 
 class StepThread:
@@ -34,7 +37,7 @@ class StepThread:
     def __init__(self, engine: Engine, tokenizer: Tokenizer | None, *, with_metrics: bool) -> None:
         self.error: BaseException | None = None
         self._engine = engine
-        self._outputs: OutputProcessor[OutputCollector] = OutputProcessor(
+        self._outputs: OutputProcessor[OutputCollector[Any]] = OutputProcessor(
             tokenizer, with_metrics=with_metrics
         )
         self._wake = threading.Event()
@@ -66,32 +69,26 @@ class StepThread:
         return EngineDeadError("the engine has been shut down")
 
     def add(
-        self, request_id: str, request: EngineRequest, collector: OutputCollector, priority: int
-    ) -> State:
-        """Starts a request."""
+        self, requests: Sequence[tuple[str, Request, OutputCollector[Any]]], priority: int
+    ) -> list[State]:
+        """Starts requests of one kind, all or none: their ids, and where their outputs go."""
         self.check()
-        state = self._outputs.add(request_id, request, collector)
+        states: list[State] = []
         try:
-            self._engine.add_request(
-                state.engine_id,
-                request.prompt_token_ids,
-                request.params,
-                priority=priority,
-                cache_salt=request.cache_salt,
-            )
+            for request_id, request, collector in requests:
+                states.append(self._outputs.add(request_id, request, collector))
+            submit(self._engine, states, [priority] * len(states))
+            self._wake.set()
+            self.check()  # it may have stopped in between, and have missed these
         except BaseException:
-            self._outputs.remove(state)
+            for state in states:
+                self._outputs.remove(state)
             raise
-        self._wake.set()
-        if not self.is_running:  # it stopped in between, and may have missed this one
-            self._outputs.remove(state)
-            raise self.dead_error()
-        return state
+        return states
 
-    def drop(self, state: State) -> None:
-        """Ends a request nobody waits for any more, if it has not ended."""
-        if self._outputs.remove(state):
-            self._abort([state])
+    def drop(self, *states: State) -> None:
+        """Ends requests nobody waits for any more, those that have not ended."""
+        self._abort([state for state in states if self._outputs.remove(state)])
 
     def abort(self, request_ids: Iterable[str]) -> None:
         """Ends requests early; their last output says so."""
@@ -106,8 +103,8 @@ class StepThread:
             self._thread.join()
         self._fail_all()
 
-    def _abort(self, states: Iterable[State]) -> None:
-        if self.is_running:
+    def _abort(self, states: Sequence[State]) -> None:
+        if states and self.is_running:
             self._engine.abort([state.engine_id for state in states])
 
     def _run(self) -> None:
@@ -128,14 +125,13 @@ class StepThread:
         processed = self._outputs.process(self._engine.step(_STEP_SECONDS))
         if processed.to_abort:
             self._engine.abort_sequences(processed.to_abort)
-        items: list[tuple[OutputCollector, Item]] = [
+        items: list[tuple[OutputCollector[Any], Item]] = [
             (state.sink, output) for state, output in processed.outputs
         ]
         items += [(state.sink, error) for state, error in processed.failures]
         for loop in _deliver(items):
             gone = [state for state in self._outputs.running() if state.sink.loop is loop]
-            for state in gone:
-                self.drop(state)
+            self.drop(*gone)
 
     def _fail_all(self) -> None:
         states = self._outputs.running()
@@ -144,9 +140,9 @@ class StepThread:
         _deliver([(state.sink, self.dead_error()) for state in states])
 
 
-def _deliver(items: Iterable[tuple[OutputCollector, Item]]) -> list[asyncio.AbstractEventLoop]:
+def _deliver(items: Iterable[tuple[OutputCollector[Any], Item]]) -> list[asyncio.AbstractEventLoop]:
     """Hands items over, with one call for each event loop; returns the loops that are closed."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[OutputCollector, Item]]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[tuple[OutputCollector[Any], Item]]] = {}
     for collector, item in items:
         by_loop.setdefault(collector.loop, []).append((collector, item))
     closed = []
@@ -158,6 +154,6 @@ def _deliver(items: Iterable[tuple[OutputCollector, Item]]) -> list[asyncio.Abst
     return closed
 
 
-def _put_all(batch: Iterable[tuple[OutputCollector, Item]]) -> None:
+def _put_all(batch: Iterable[tuple[OutputCollector[Any], Item]]) -> None:
     for collector, item in batch:
         collector.put(item)

@@ -63,6 +63,7 @@ class Tokenizer:
         """Whether each token stands for bytes of its own."""
         self.token_bytes = functools.lru_cache(maxsize=None)(self._token_bytes)
         self.decode_token = functools.lru_cache(maxsize=None)(self._decode_token)
+        self.truncating = functools.lru_cache(maxsize=8)(self._truncating)
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> Tokenizer:
@@ -85,6 +86,11 @@ class Tokenizer:
         return self._backend.get_vocab_size(with_added_tokens=True)
 
     @property
+    def backend(self) -> tokenizers.Tokenizer:
+        """The `tokenizers` object that does the work: it neither cuts nor pads, leave it so."""
+        return self._backend
+
+    @property
     def bos_token_id(self) -> int | None:
         """The token texts begin with, if there is one."""
         return self._named_id("bos_token")
@@ -98,6 +104,21 @@ class Tokenizer:
     def pad_token_id(self) -> int | None:
         """The token that fills up short rows, if there is one."""
         return self._named_id("pad_token")
+
+    @property
+    def unk_token_id(self) -> int | None:
+        """The token for what the vocabulary cannot write, if there is one."""
+        return self._named_id("unk_token")
+
+    @property
+    def cls_token_id(self) -> int | None:
+        """The token that stands for a whole prompt, if there is one."""
+        return self._named_id("cls_token")
+
+    @property
+    def mask_token_id(self) -> int | None:
+        """The token that stands for a word to be guessed, if there is one."""
+        return self._named_id("mask_token")
 
     def get_vocab(self) -> dict[str, int]:
         """All tokens as the vocabulary writes them, with their ids."""
@@ -114,6 +135,11 @@ class Tokenizer:
     def convert_ids_to_tokens(self, token_ids: Sequence[int]) -> list[str | None]:
         """`id_to_token` of each."""
         return [self._backend.id_to_token(token_id) for token_id in token_ids]
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """The text of tokens as the vocabulary writes them."""
+        decoder = self._backend.decoder
+        return " ".join(tokens) if decoder is None else decoder.decode(list(tokens))
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text.
@@ -201,6 +227,24 @@ class Tokenizer:
             continue_final_message=continue_final_message,
             kwargs=kwargs,
         )
+
+    def _truncating(
+        self, max_length: int, stride: int, strategy: str, direction: str
+    ) -> tokenizers.Tokenizer:
+        """A `tokenizers` object that cuts what it encodes; it shares this one's vocabulary.
+
+        Truncation is a setting of the object, not of a call: one object for each setting lets
+        threads encode at once.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        backend = Backend(self._backend.model)
+        for part in ("normalizer", "pre_tokenizer", "post_processor"):
+            setattr(backend, part, getattr(self._backend, part))
+        added = self._backend.get_added_tokens_decoder()
+        backend.add_tokens([added[token_id] for token_id in sorted(added)])
+        backend.enable_truncation(max_length, stride=stride, strategy=strategy, direction=direction)
+        return backend
 
     def _named_id(self, name: str) -> int | None:
         token = self.special_tokens.get(name)

@@ -20,14 +20,11 @@ _NO_LORA: Final = "LoRA adapters are not supported yet"
 _NO_SPECULATION: Final = "speculative decoding is not supported yet"
 _NO_OFFLOAD: Final = "weights stay on one device; memory-mapped files take no more room than needed"
 _TEXT_ONLY: Final = "only text models are supported"
-_NO_POOLING: Final = "only generating models are supported so far"
+_NO_TASK: Final = "use runner= and convert="
 _NO_MODEL_CODE: Final = "no Python code is ever put into the engine"
 
 NEUTRAL: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
-    "runner": (("auto", "generate"), _NO_POOLING),
-    "convert": (("auto", "none"), _NO_POOLING),
-    "task": ((None, "auto", "generate"), _NO_POOLING),
-    "pooler_config": ((None,), _NO_POOLING),
+    "task": ((None, "auto", "generate"), _NO_TASK),
     "load_format": (("auto", "safetensors"), "weights are read from safetensors only"),
     "config_format": (("auto", "hf"), "models are described by config.json only"),
     "tensor_parallel_size": ((1,), _ONE_DEVICE),

@@ -33,6 +33,17 @@ FILES = {
 }
 WANTED = {"config.json", "tokenizer.json", "model.safetensors", "chat_template.jinja"}
 
+SENTENCE_FILES = {
+    **FILES,
+    "modules.json": json.dumps(
+        [{"path": ""}, {"path": "1_Pooling"}, {"path": "2_Dense"}, {"path": "../x"}]
+    ).encode(),
+    "1_Pooling/config.json": b"{}",
+    "2_Dense/config.json": b"{}",
+    "2_Dense/model.safetensors": b"dense",
+    "2_Dense/pytorch_model.bin": b"not needed",
+}
+
 RESOLVE = """
 import json, sys
 from rustllm.errors import ModelLoadError
@@ -53,6 +64,7 @@ def hub() -> Iterator[Hub]:
         "org/model": Repo({old: FILES, new: changed}, {"main": new, "v1": old}),
         "org/gated": Repo({old: FILES}, {"main": old}, token="hf_secret"),
         "org/private": Repo({old: FILES}, {"main": old}, token="hf_secret", private=True),
+        "org/sentences": Repo({old: SENTENCE_FILES}, {"main": old}),
         "org/pickled": Repo({old: {"config.json": b"{}", "model.bin": b""}}, {"main": old}),
     }
     with serve_hub(Hub(repos)) as served:
@@ -121,6 +133,16 @@ def test_downloads_what_is_needed_and_reuses_it(hub: Hub, client: Client) -> Non
 
     hub.requests.clear()
     assert client.folder("org/model", environment={"HF_HUB_OFFLINE": "1"}) == folder
+    assert not hub.requests
+
+
+def test_modules_of_sentence_transformers_come_along(hub: Hub, client: Client) -> None:
+    folder = client.folder("org/sentences")
+    found = {str(path.relative_to(folder)) for path in folder.glob("*/*")}
+    assert found == {"1_Pooling/config.json", "2_Dense/config.json", "2_Dense/model.safetensors"}
+    assert {path.name for path in folder.glob("*.*")} == {*WANTED, "modules.json"}
+    hub.requests.clear()
+    assert client.folder("org/sentences", environment={"HF_HUB_OFFLINE": "1"}) == folder
     assert not hub.requests
 
 

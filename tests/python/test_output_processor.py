@@ -54,7 +54,9 @@ class Driver:
     def __post_init__(self) -> None:
         self.processor: OutputProcessor[None] = OutputProcessor(self.tokenizer, with_metrics=True)
         request = EngineRequest(self.prompt, PROMPT, SamplingParams(**self.params), None)
-        self.state: RequestState[None] = self.processor.add("request", request, None)
+        state = self.processor.add("request", request, None)
+        assert isinstance(state, RequestState)
+        self.state: RequestState[None] = state
 
     def step(self, *steps: dict[str, Any]) -> RequestOutput | None:
         """One step with these outputs; returns the request's output, if there is one."""
@@ -63,7 +65,9 @@ class Driver:
         for _, error in processed.failures:
             raise error
         self.aborted += processed.to_abort
-        return processed.outputs[0][1] if processed.outputs else None
+        output = processed.outputs[0][1] if processed.outputs else None
+        assert output is None or isinstance(output, RequestOutput)
+        return output
 
 
 @pytest.fixture
@@ -239,8 +243,10 @@ def test_a_request_that_cannot_be_processed_fails_alone(tokenizer: Tokenizer) ->
     assert [state.sink for state, _ in processed.outputs] == ["b"]
     assert processed.to_abort == [(bad.engine_id, 0)]
     assert [state.request_id for state in processor.running()] == ["good"]
+    assert isinstance(processed.outputs[0][1], RequestOutput)
     assert processed.outputs[0][1].metrics is None
     output = bad.error_output()
+    assert isinstance(output, RequestOutput)
     assert (output.finished, output.outputs[0].finish_reason) == (True, "error")
 
 

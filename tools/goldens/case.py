@@ -23,7 +23,9 @@ class Case:
     "v4" (`rope_theta`, `rope_scaling`, `torch_dtype`; what most files on the hub look like) or "v5"
     (`rope_parameters`, `dtype`). `v4_extra` changes the v4 file only: None removes a field, ...
     writes null. `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as
-    the first GPT-2 uploads do. Tests load the folder with `max_model_len`, where it is given.
+    the first GPT-2 uploads do, `fused_experts` all experts of a layer in one tensor (transformers
+    5's own layout; files on the hub have each expert apart), `mxfp4` those of gpt-oss in MXFP4.
+    Tests load the folder with `max_model_len`, where it is given.
     `attention` is the implementation that transformers computes with.
     """
 
@@ -36,6 +38,8 @@ class Case:
     num_shards: int = 1
     prompt_lengths: tuple[int, ...] = PROMPT_LENGTHS
     original_gpt2_names: bool = False
+    fused_experts: bool = False
+    mxfp4: bool = False
     v4_extra: Mapping[str, Any] = field(default_factory=dict)
     max_model_len: int | None = None
     attention: str = "eager"

@@ -14,6 +14,8 @@ import exact_decoders
 import numpy as np
 from classic_families import FAMILIES
 from exact_classics import logits as classic_logits
+from exact_latent import deepseek
+from exact_moe import hub_names
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
@@ -39,12 +41,13 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
         config = config["text_config"]
         images = ("vision_tower.", "multi_modal_projector.")
         tensors = {k: v for k, v in tensors.items() if not k.startswith(images)}
-    return config, tensors
+    return config, hub_names(tensors)
 
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
-    forwards = {"gpt2": _gpt2, **dict.fromkeys(FAMILIES, classic_logits)}
+    own = {"gpt2": _gpt2, "deepseek_v2": deepseek, "deepseek_v3": deepseek}
+    forwards = {**own, **dict.fromkeys(FAMILIES, classic_logits)}
     forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))
     logits = logits - logits.max(-1, keepdims=True)

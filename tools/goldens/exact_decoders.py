@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import exact_moe
 import numpy as np
 from numpy.typing import NDArray
 
@@ -36,14 +37,19 @@ FAMILIES = {
     "gemma": Family("pre", "rms+1", scaled_embeddings=True),
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
+    "gpt_oss": Family(),
     "granite": Family(),
     "llama": Family(),
     "mistral": Family(),
+    "mixtral": Family(),
     "olmo2": Family("post"),
     "olmo3": Family("post"),
+    "olmoe": Family(),
     "phi3": Family(),
     "qwen2": Family(),
+    "qwen2_moe": Family(),
     "qwen3": Family(),
+    "qwen3_moe": Family(),
     "smollm3": Family(),
     "stablelm": Family("pre", "layer", "layer_norm_eps"),
     "starcoder2": Family("pre", "layer", "norm_epsilon", plain_mlp=True),
@@ -110,6 +116,8 @@ class _Model:
         return x
 
     def mlp(self, x: Array, name: str) -> Array:
+        if exact_moe.is_mixture(self.t, name):
+            return exact_moe.feed_forward(self.c, self.t, name, x)
         if self.family.plain_mlp:
             return self.linear(_gelu_tanh(self.linear(x, f"{name}.c_fc")), f"{name}.c_proj")
         if f"{name}.gate_up_proj.weight" in self.t:
@@ -127,10 +135,10 @@ class _Model:
             q, k, v = np.split(self.linear(x, f"{name}.qkv_proj"), np.cumsum(sizes)[:-1], axis=-1)
         else:
             q, k, v = (self.linear(x, f"{name}.{part}_proj") for part in "qkv")
-        if c["model_type"] in ("olmo2", "olmo3"):
+        if c["model_type"] in ("olmo2", "olmo3", "olmoe"):
             q, k = self.norm(q, f"{name}.q_norm"), self.norm(k, f"{name}.k_norm")
         q, k, v = (h.reshape(self.tokens, -1, head_dim) for h in (q, k, v))
-        if c["model_type"] in ("gemma3_text", "qwen3"):
+        if c["model_type"] in ("gemma3_text", "qwen3", "qwen3_moe"):
             q, k = self.norm(q, f"{name}.q_norm"), self.norm(k, f"{name}.k_norm")
         if rope := self.rope(layer):
             q, k = (self.rotate(h, rope) for h in (q, k))
@@ -141,8 +149,10 @@ class _Model:
         distance = np.arange(self.tokens)[:, None] - np.arange(self.tokens)[None, :]
         window = c["sliding_window"] if self.is_windowed(layer) else self.tokens
         scores[:, (distance < 0) | (distance >= window)] = -np.inf
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        weights /= weights.sum(-1, keepdims=True)
+        sink = self.t.get(f"{name}.sinks", np.full(heads, -np.inf))[:, None, None]
+        largest = np.maximum(scores.max(-1, keepdims=True), sink)
+        weights = np.exp(scores - largest)
+        weights /= weights.sum(-1, keepdims=True) + np.exp(sink - largest)
         out = np.einsum("hqk,khd->qhd", weights, np.repeat(v, heads // kv_heads, axis=1))
         return self.linear(out.reshape(self.tokens, -1), f"{name}.o_proj")
 

@@ -27,6 +27,7 @@ os.environ.update(
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+import mxfp4
 import numpy as np
 import safetensors
 import tokenizers
@@ -34,6 +35,7 @@ import torch
 import transformers
 from case import Case
 from cases import CHAT_CASE, CHAT_VOCAB_SIZE, MODEL_CASES
+from moe_cases import MOE_CASES
 from reference_file import write_json
 from references import make_reference
 from selfcheck import check_folder
@@ -57,6 +59,8 @@ def make_model(case: Case, folder: Path) -> None:
     save_model(case, folder)
     reference = make_reference(case, folder)
     error, effect = check_folder(folder, reference)
+    if case.mxfp4:
+        mxfp4.pack_folder(folder)
     reference["float64_error"] = np.float32(f"{error:.1e}")
     reference["prompts"] = reference.pop("prompts")  # last, being long
     write_json(folder / "reference.json", reference)
@@ -129,7 +133,7 @@ def write_manifest(folder: Path) -> None:
             "config_spelling": case.spelling,
             "num_weight_files": case.num_shards,
         }
-        for case in (*MODEL_CASES, CHAT_CASE)
+        for case in (*MODEL_CASES, *MOE_CASES, CHAT_CASE)
     ]
     versions = {module.__name__: module.__version__.split("+")[0] for module in libraries}
     made_with = {"python": platform.python_version(), **versions}
@@ -142,7 +146,7 @@ def write_manifest(folder: Path) -> None:
 def make_all(target: Path, only: list[str] | None = None) -> None:
     """Write every case below `target`, or `only` those named, replacing what is there."""
     jobs: dict[str, Callable[[Path], None]] = {
-        case.name: functools.partial(make_model, case) for case in MODEL_CASES
+        case.name: functools.partial(make_model, case) for case in (*MODEL_CASES, *MOE_CASES)
     }
     jobs |= {CHAT_CASE.name: make_chat_model, SPM_FOLDER: make_spm_tokenizer}
     for old in target.iterdir():

@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import mxfp4
 import numpy as np
 import torch
 from case import Case
@@ -23,6 +24,9 @@ GAINS = {
     "q_proj": 1.2, "k_proj": 1.2, "v_proj": 1.0, "o_proj": 1.5,
     "gate_proj": 1.4, "up_proj": 1.4, "down_proj": 1.5, "qkv_proj": 1.2, "gate_up_proj": 1.4,
     "c_attn": 1.6, "c_fc": 1.5, "c_proj": 1.6, "lm_head": LOGIT_STD,
+    # Routers spread their scores; what several experts write is added up.
+    "gate": 1.5, "router": 1.5, "shared_expert_gate": 1.5,
+    "q_a_proj": 1.0, "q_b_proj": 1.4, "kv_a_proj_with_mqa": 1.0, "kv_b_proj": 1.2,
     "query_key_value": 1.4, "Wqkv": 1.4, "dense": 1.5, "out_proj": 1.5,
     "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5, "fc1": 1.5, "fc2": 1.5, "fc_in": 1.5, "fc_out": 1.5,
     "project_in": 1.0, "project_out": 1.0,
@@ -45,7 +49,12 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
     if name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
         return noise
     module, kind = name.split(".")[-2:]
-    if kind == "bias":
+    if len(shape) == 3:  # all experts of a layer: [experts, out, in], gpt-oss [experts, in, out]
+        is_gpt_oss = case.config_class.__name__ == "GptOssConfig"
+        return noise * np.float32(GAINS[kind] / np.sqrt(shape[1 if is_gpt_oss else 2]))
+    if kind == "sinks":
+        return noise
+    if kind.endswith("bias"):
         return noise * np.float32(0.15)
     if "norm" in module and case.config_class.__name__.startswith("Gemma"):
         # These count from one. Outputs are normed large, so that they outweigh the embeddings.
@@ -72,7 +81,13 @@ def build_model(case: Case) -> PreTrainedModel:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             value = _draw(case, name, tuple(parameter.shape), config.tie_word_embeddings)
+            if case.mxfp4 and mxfp4.is_packed(name):
+                value = mxfp4.dequantized(*mxfp4.quantized(value))
             parameter.copy_(torch.from_numpy(value))
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                noise = rng_for("weights", case.name, name).standard_normal(tuple(buffer.shape))
+                buffer.copy_(torch.from_numpy(0.08 * noise))
     model.to(getattr(torch, case.dtype))
     return model
 
@@ -80,10 +95,11 @@ def build_model(case: Case) -> PreTrainedModel:
 def save_model(case: Case, folder: Path) -> None:
     """Write `config.json`, `config.other.json`, the weights and `generation_config.json`."""
     model = build_model(case)
-    total = sum(p.numel() * p.element_size() for p in model.parameters())
+    total = sum(p.numel() * p.element_size() for p in model.state_dict().values())
     # A little above an equal share: a shard closes before the tensor that would overfill it.
     limit = total if case.num_shards == 1 else total * 5 // (case.num_shards * 4)
-    model.save_pretrained(folder, max_shard_size=limit + 1)
+    original = not case.fused_experts
+    model.save_pretrained(folder, max_shard_size=limit + 1, save_original_format=original)
     shards = list(folder.glob("model*.safetensors"))
     if len(shards) != case.num_shards:
         raise RuntimeError(f"{case.name}: {len(shards)} weight files, {case.num_shards} wanted")

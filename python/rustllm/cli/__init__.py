@@ -12,6 +12,10 @@ from collections.abc import Sequence
 COMMANDS = {
     "generate": "continue a text",
     "chat": "talk with a model",
+    "embed": "make a vector of each line of a file",
+    "classify": "say which class each line of a file is of",
+    "rerank": "order the lines of a file by how well they answer a query",
+    "ner": "find the entities of each line of a file",
     "serve": "serve a model over HTTP with OpenAI's API",
     "bench": "measure latency, throughput or start-up time",
     "doctor": "say what rustllm finds on this machine",

@@ -9,7 +9,9 @@ from rustllm.server.chat import ChatRoute
 from rustllm.server.completions import CompletionsRoute
 from rustllm.server.errors import HttpError, install_error_handlers
 from rustllm.server.options import ServerOptions
+from rustllm.server.pooling import PoolingRoutes
 from rustllm.server.responses import ModelCard, ModelList
+from rustllm.server.scoring import ScoringRoutes
 from rustllm.server.security import (
     ApiKeyMiddleware,
     ApiKeys,
@@ -41,11 +43,23 @@ def build_app(model: ServedModel, options: ServerOptions) -> FastAPI:
     app.add_api_route("/v1/models/{model_id:path}", status.model_card, methods=["GET"])
     app.add_api_route("/v1/completions", completions.create, methods=["POST"])
     app.add_api_route("/v1/chat/completions", chat.create, methods=["POST"])
+    _add_pooling_routes(app, model)
     app.add_api_route("/tokenize", tokens.tokenize, methods=["POST"])
     app.add_api_route("/detokenize", tokens.detokenize, methods=["POST"])
     install_error_handlers(app)
     _add_layers(app, options)
     return app
+
+
+def _add_pooling_routes(app: FastAPI, model: ServedModel) -> None:
+    pooling, scoring = PoolingRoutes(model), ScoringRoutes(model)
+    app.add_api_route("/v1/embeddings", pooling.embeddings, methods=["POST"])
+    app.add_api_route("/classify", pooling.classify, methods=["POST"])
+    app.add_api_route("/pooling", pooling.pooling, methods=["POST"])
+    for prefix in ("", "/v1"):
+        app.add_api_route(f"{prefix}/score", scoring.score, methods=["POST"])
+    for prefix in ("", "/v1", "/v2"):
+        app.add_api_route(f"{prefix}/rerank", scoring.rerank, methods=["POST"])
 
 
 def _add_layers(app: FastAPI, options: ServerOptions) -> None:

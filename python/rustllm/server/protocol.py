@@ -5,7 +5,7 @@ unknown field is refused too. Nothing is ignored in silence. `null` means the sa
 field out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -67,7 +67,7 @@ _UNSUPPORTED_IN_CHAT: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 
 
-def _refuse_unsupported(
+def refuse_unsupported(
     data: Mapping[str, Any], unsupported: Mapping[str, tuple[tuple[Any, ...], str]]
 ) -> dict[str, Any]:
     """`data` without nulls and neutral values of what is not implemented."""
@@ -97,36 +97,42 @@ def _is_token_list(value: Any) -> bool:
     return isinstance(value, list) and all(type(item) is int for item in value)
 
 
-def _prompts(value: Any) -> list[str] | list[list[int]]:
-    """One prompt or several, as a list of prompts of one kind."""
-    if isinstance(value, str):
-        return [value]
-    if isinstance(value, list) and value:
-        if _is_token_list(value):
-            return _check_token_ids([value])
-        if len(value) > MAX_PROMPTS:
-            raise ValueError(f"prompt may hold at most {MAX_PROMPTS} prompts, got {len(value)}")
-        if all(isinstance(item, str) for item in value):
-            return value
-        if all(_is_token_list(item) for item in value):
-            return _check_token_ids(value)
-    raise ValueError(
-        "prompt must be a string, a list of token ids, a list of strings or a list of lists of "
-        "token ids, and not empty"
-    )
+def prompt_list(name: str, limit: int) -> Callable[[Any], list[str] | list[list[int]]]:
+    """Reads the field `name`, one prompt or at most `limit`, as a list of prompts of one kind."""
+
+    def read(value: Any) -> list[str] | list[list[int]]:
+        if isinstance(value, str):
+            return [value]
+        if isinstance(value, list) and value:
+            if _is_token_list(value):
+                return _check_token_ids(name, [value])
+            if len(value) > limit:
+                raise ValueError(f"{name} may hold at most {limit} prompts, got {len(value)}")
+            if all(isinstance(item, str) for item in value):
+                return value
+            if all(_is_token_list(item) for item in value):
+                return _check_token_ids(name, value)
+        raise ValueError(
+            f"{name} must be a string, a list of token ids, a list of strings or a list of lists "
+            "of token ids, and not empty"
+        )
+
+    return read
 
 
-def _check_token_ids(prompts: list[list[int]]) -> list[list[int]]:
+def _check_token_ids(name: str, prompts: list[list[int]]) -> list[list[int]]:
     for token_ids in prompts:
         if not token_ids:
-            raise ValueError("prompt must not be an empty list")
+            raise ValueError(f"{name} must not be an empty list")
         if min(token_ids) < 0 or max(token_ids) >= 1 << 31:
-            raise ValueError("prompt holds a number that is no token id")
+            raise ValueError(f"{name} holds a number that is no token id")
     return prompts
 
 
 StopStrings = Annotated[list[str], BeforeValidator(_stop_strings)]
-Prompts = Annotated[list[str] | list[list[int]], BeforeValidator(_prompts)]
+Prompts = Annotated[
+    list[str] | list[list[int]], BeforeValidator(prompt_list("prompt", MAX_PROMPTS))
+]
 TokenIds = Annotated[list[int], Field(max_length=MAX_LISTED_TOKENS)]
 
 
@@ -196,7 +202,7 @@ class GenerationRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _only_supported(cls, data: Any) -> Any:
-        return _refuse_unsupported(data, cls.unsupported) if isinstance(data, dict) else data
+        return refuse_unsupported(data, cls.unsupported) if isinstance(data, dict) else data
 
     @model_validator(mode="after")
     def _consistent(self) -> "GenerationRequest":

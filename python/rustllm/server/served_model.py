@@ -10,23 +10,28 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from fastapi import Request
 
 from rustllm.async_engine import AsyncEngine
 from rustllm.inputs import TokensPrompt
 from rustllm.outputs import Logprob, RequestOutput
+from rustllm.pooling_outputs import PoolingOutput, PoolingRequestOutput
+from rustllm.pooling_processor import PoolingRequest
 from rustllm.sampling_params import RequestOutputKind, SamplingParams
 from rustllm.server.errors import HttpError, bad_request
 from rustllm.server.logprobs import TokenText
+from rustllm.server.pooling_protocol import PoolingBody
 from rustllm.server.protocol import GenerationRequest
 from rustllm.server.responses import ModelCard, PromptTokensDetails, Usage
 
 logger = logging.getLogger("rustllm.server")
+
+T = TypeVar("T")
 
 _LONG_TEXT = 16_384
 """Characters from which a text is tokenized off the event loop."""
@@ -123,6 +128,21 @@ class ServedModel:
         ]
 
     def start(self, kind: str, body: GenerationRequest, request: Request) -> Call:
+        """Checks that this model generates, and names the answer.
+
+        Raises:
+            HttpError: 400, the model is pooled; 404, there is no such model.
+        """
+        if self.engine.model.is_pooling:
+            api = {"cmpl": "Completions", "chatcmpl": "Chat Completions"}[kind]
+            tasks = ", ".join(self.engine.model_info.supported_tasks)
+            raise bad_request(
+                f"The model does not support the {api} API: it is served for {tasks}.",
+                param="model",
+            )
+        return self.name_call(kind, body, request)
+
+    def name_call(self, kind: str, body: GenerationRequest | PoolingBody, request: Request) -> Call:
         """Checks the model's name and names the answer: by the client's id if it brought one."""
         given = request.state.client_request_id or body.request_id
         return Call(
@@ -142,9 +162,7 @@ class ServedModel:
         encode = functools.partial(
             self.tokenizer.encode_batch, texts, add_special_tokens=add_special_tokens
         )
-        if sum(map(len, texts)) < _LONG_TEXT:
-            return encode()
-        return await asyncio.to_thread(encode)
+        return await off_the_loop(sum(map(len, texts)), encode)
 
     def truncate(self, token_ids: list[int], limit: int | None, max_tokens: int) -> list[int]:
         """The last `limit` tokens; -1 keeps what leaves room for `max_tokens` more."""
@@ -236,6 +254,30 @@ class ServedModel:
         finally:
             self._running.discard(engine_id)
 
+    async def pool(
+        self, requests: Sequence[PoolingRequest], call: Call, *, priority: int
+    ) -> list[PoolingRequestOutput[PoolingOutput]]:
+        """Runs the pooling requests of one answer; cancelling it aborts them.
+
+        Raises:
+            HttpError: 500, the model's output for one of them is not finite.
+        """
+        stem = f"{call.id}-{uuid.uuid4().hex[:12]}"
+        ids = [f"{stem}-{number}" for number in range(len(requests))]
+        if self._log_requests:
+            size = sum(len(item.prompt_token_ids) for item in requests)
+            logger.info("%s: %d prompts, %d tokens", stem, len(ids), size)
+        self._running.update(ids)
+        try:
+            outputs = await self.engine.pool(requests, ids, priority=priority)
+        finally:
+            self._running.difference_update(ids)
+        for number, output in enumerate(outputs):
+            if output.error is not None:
+                message = f"Input {number} failed: {output.error}."
+                raise HttpError(500, message, type="server_error")
+        return outputs
+
     async def abort_all(self) -> int:
         """Ends all generations now; their answers end with the finish reason `abort`. Says how
         many there were.
@@ -255,6 +297,13 @@ class ServedModel:
             return self.tokenizer.decode_token(token_id)
 
         return text
+
+
+async def off_the_loop(size: int, work: Callable[..., T], *arguments: Any, **options: Any) -> T:
+    """Runs `work` here, or on a thread where there are many characters for it to read."""
+    if size < _LONG_TEXT:
+        return work(*arguments, **options)
+    return await asyncio.to_thread(work, *arguments, **options)
 
 
 def _cache_salt(tenant: str | None, salt: str | None) -> str | None:

@@ -2,8 +2,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, HostMatrix, Indices,
-    KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat, check,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::Arena;
@@ -11,8 +12,10 @@ use crate::attend::Work;
 use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
+use crate::moe::{self, PackedExpert};
 use crate::pack::{Layout, PackedWeight};
 use crate::pool::{Pool, default_num_threads};
+use crate::route::route_row;
 use crate::step::Step;
 use crate::view::{View, require_disjoint};
 use crate::{CpuError, Isa, attend, encoder_attend, linear, select_isa};
@@ -265,6 +268,17 @@ impl Backend for CpuBackend {
         })
     }
 
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+        check::fill_heads(x, part, head_dim)?;
+        require_disjoint("fill_heads", x, part)?;
+        let (to, from) = (self.view(x)?, self.view(part)?);
+        self.step().for_rows(to.rows, to.cols, |row| {
+            // SAFETY: the rows exist and share no element; each is one task's.
+            let (to, from) = unsafe { (to.row_slice_mut(row), from.row_slice(row)) };
+            to.chunks_exact_mut(head_dim).for_each(|head| head[..from.len()].copy_from_slice(from));
+        })
+    }
+
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let (cache, keys, values) = (self.cache(layer)?, self.view(k)?, self.view(v)?);
@@ -347,6 +361,34 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
+        check::route(logits, bias, params)?;
+        let (from, bias) = (self.view(logits)?, bias.map(|bias| self.view(bias)).transpose()?);
+        let mut step = self.step();
+        let (_scratch, scratch) = step.result(from.rows, 2 * from.cols)?;
+        let (experts, chosen) = step.result(from.rows, params.top_k)?;
+        let (weights, weighted) = step.result(from.rows, params.top_k)?;
+        step.for_rows(from.rows, from.cols * params.top_k, |row| {
+            // SAFETY: rows exist; those of the new tensors are each one task's.
+            unsafe {
+                let bias = bias.as_ref().map(|bias| bias.row_slice(0));
+                let (chosen, weighted) = (chosen.row_slice_mut(row), weighted.row_slice_mut(row));
+                route_row(from.row_slice(row), bias, params, scratch.row_slice_mut(row), chosen, weighted);
+            }
+        })?;
+        Ok(Routing { experts, weights })
+    }
+
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
+        check::moe(x, routing, experts)?;
+        let (from, routes) = (self.view(x)?, (self.view(&routing.experts)?, self.view(&routing.weights)?));
+        let experts = experts.iter().map(|expert| self.expert(expert)).collect::<Result<Vec<_>>>()?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, from.cols)?;
+        moe::moe(&mut step, self.kernels, from, routes, &experts, activation, to)?;
+        Ok(result)
+    }
+
     fn activated_linear(
         &self,
         x: &Tensor,
@@ -408,6 +450,16 @@ impl Backend for CpuBackend {
 }
 
 impl CpuBackend {
+    fn expert<'a>(&self, expert: &'a Expert) -> Result<PackedExpert<'a>> {
+        let bias = |bias: &Option<Tensor>| bias.as_ref().map(|bias| self.view(bias)).transpose();
+        Ok(PackedExpert {
+            gate_up: self.packed(&expert.gate_up)?,
+            gate_up_bias: bias(&expert.gate_up_bias)?,
+            down: self.packed(&expert.down)?,
+            down_bias: bias(&expert.down_bias)?,
+        })
+    }
+
     fn linear_then(
         &self,
         x: &Tensor,

@@ -15,6 +15,16 @@ pub(crate) unsafe fn add_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
     }
 }
 
+/// `x += factor * y`.
+#[inline(always)]
+pub(crate) unsafe fn add_scaled<S: Simd>(x: *mut f32, y: *const f32, factor: f32, n: usize) {
+    let factor = S::splat(factor);
+    for i in (0..n).step_by(LANES) {
+        let sum = S::mul_add(S::load_partial(y.add(i), n - i), factor, S::load_partial(x.add(i), n - i));
+        S::store_partial(x.add(i), sum, n - i);
+    }
+}
+
 /// `x *= factor`.
 #[inline(always)]
 pub(crate) unsafe fn scale<S: Simd>(x: *mut f32, factor: f32, n: usize) {
@@ -52,6 +62,25 @@ pub(crate) unsafe fn gated_activation<S: Simd>(
     for i in (0..n).step_by(LANES) {
         let v = math::activate::<S>(activation, S::load_partial(gate.add(i), n - i));
         S::store_partial(to.add(i), S::mul(v, S::load_partial(up.add(i), n - i)), n - i);
+    }
+}
+
+/// `to = (clamp(up) + 1) * g * sigmoid(alpha * g)` where `g` is the gate, at most `limit`.
+#[inline(always)]
+pub(crate) unsafe fn clamped_swiglu<S: Simd>(
+    alpha: f32,
+    limit: f32,
+    gate: *const f32,
+    up: *const f32,
+    to: *mut f32,
+    n: usize,
+) {
+    let (alpha, most, least) = (S::splat(alpha), S::splat(limit), S::splat(-limit));
+    for i in (0..n).step_by(LANES) {
+        let gate = S::min(most, S::load_partial(gate.add(i), n - i));
+        let up = S::max(least, S::min(most, S::load_partial(up.add(i), n - i)));
+        let glu = S::mul(gate, math::sigmoid::<S>(S::mul(alpha, gate)));
+        S::store_partial(to.add(i), S::mul_add(up, glu, glu), n - i);
     }
 }
 

@@ -91,11 +91,14 @@ tables! {
     rms_norm = norm::rms_norm(x: *const f32, weight: *const f32, to: *mut f32, n: usize, eps: f32);
     layer_norm = norm::layer_norm(x: *const f32, weight: *const f32, bias: *const f32, to: *mut f32, n: usize, eps: f32);
     add_assign = elementwise::add_assign(x: *mut f32, y: *const f32, n: usize);
+    add_scaled = elementwise::add_scaled(x: *mut f32, y: *const f32, factor: f32, n: usize);
     scale = elementwise::scale(x: *mut f32, factor: f32, n: usize);
     soft_cap = elementwise::soft_cap(x: *mut f32, cap: f32, n: usize);
     activation = elementwise::activation(kind: Activation, x: *const f32, to: *mut f32, n: usize);
     gated_activation =
         elementwise::gated_activation(kind: Activation, gate: *const f32, up: *const f32, to: *mut f32, n: usize);
+    clamped_swiglu = elementwise::clamped_swiglu(
+        alpha: f32, limit: f32, gate: *const f32, up: *const f32, to: *mut f32, n: usize);
     rotary = elementwise::rotary(x: *mut f32, cos: *const f32, sin: *const f32, half: usize);
     clamp = elementwise::clamp(x: *mut f32, limit: f32, n: usize);
 }

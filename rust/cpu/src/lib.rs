@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   backend        the ops of `Backend`: checks, memory, and what runs on which thread
-//!     linear  attend  encoder_attend      how an op is cut into tasks
+//!     linear  attend  moe  encoder_attend     how an op is cut into tasks
 //!     pool  arena  memory     threads and buffers
 //!     kernels                 tables of function pointers, one an instruction set
 //!       gemm  attention  norm  elementwise  math      kernels, written once over ...
@@ -29,10 +29,12 @@ mod kv_cache;
 mod linear;
 mod math;
 mod memory;
+mod moe;
 mod norm;
 mod pack;
 mod pool;
 mod probe;
+mod route;
 mod simd;
 mod step;
 mod view;

@@ -207,9 +207,20 @@ impl<'a> Product<'a> {
         bias: Option<View>,
         plan: &Plan,
     ) -> Result<Self> {
+        let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
+        Self::with_scratch(step, kernels, x, (weight, bias), plan, scratch)
+    }
+
+    fn with_scratch(
+        step: &mut Step,
+        kernels: &Kernels,
+        x: View,
+        (weight, bias): (&'a PackedWeight, Option<View>),
+        plan: &Plan,
+        scratch: Scratch,
+    ) -> Result<Self> {
         let layout = weight.layout();
         let inputs = Inputs::pack(step, kernels, x, layout, plan)?;
-        let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
         Ok(Self { kernel: kernels.linear(layout.format), inputs, weight, bias, scratch })
     }
 
@@ -270,6 +281,32 @@ pub(crate) fn linear(
             // SAFETY: as above, while the task's sums are in its caches.
             unsafe { (kernels.activation)(activation, to, to, part.cols) };
         }
+    })
+}
+
+/// `y = x @ weight.T + bias` for each of `products`, which is `(x, weight, bias, y)`, their tasks dealt out over the threads
+/// together. Shapes are checked; products without rows are passed over.
+pub(crate) fn linear_each<'a>(
+    step: &mut Step,
+    kernels: &Kernels,
+    products: impl Iterator<Item = (View, &'a PackedWeight, Option<View>, View)>,
+) -> Result<()> {
+    let scratch = step.scratch(SCRATCH_BYTES / size_of::<f32>())?;
+    let (mut ready, mut num_tasks) = (Vec::new(), 0);
+    for (x, weight, bias, y) in products.filter(|(x, ..)| x.rows > 0) {
+        let layout = weight.layout();
+        let shape = Shape { rows: x.rows, panels: layout.panels(), in_features: layout.in_features };
+        let plan = Plan::new(shape, MAX_TASK_PANELS, kernels.tiles(layout.format), step.pool.num_threads());
+        let product = Product::with_scratch(step, kernels, x, (weight, bias), &plan, scratch.clone())?;
+        ready.push((num_tasks, plan, product, y));
+        num_tasks += ready.last().map_or(0, |(_, plan, ..)| plan.num_tasks());
+    }
+    step.run(num_tasks, |worker, index| {
+        let (first, plan, product, y) = &ready[ready.partition_point(|(first, ..)| *first <= index) - 1];
+        let part = plan.part(index - first, y.rows, y.cols);
+        let to = y.row(part.run * plan.tile_rows).wrapping_add(part.panel * LANES);
+        // SAFETY: parts lie inside their product and do not overlap, nor do the products' rows.
+        unsafe { product.compute(worker, part, to, y.stride) };
     })
 }
 

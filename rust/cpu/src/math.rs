@@ -36,7 +36,7 @@ pub(crate) unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 
 /// `1 / (1 + e^-x)`.
 #[inline(always)]
-unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
+pub(crate) unsafe fn sigmoid<S: Simd>(x: S::V) -> S::V {
     let one = S::splat(1.0);
     S::div(one, S::add(one, exp::<S>(S::sub(S::splat(0.0), x))))
 }

@@ -53,7 +53,7 @@ impl Step {
 }
 
 /// Memory of the threads of an op.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Scratch {
     buffer: Arc<Buffer>,
     len: usize,

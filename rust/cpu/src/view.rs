@@ -1,5 +1,7 @@
 //! A tensor as kernels see it: a pointer, checked against the memory behind it.
 
+use std::ops::Range;
+
 use rustllm_ops::{Error, Result, Tensor};
 
 use crate::arena::Buffer;
@@ -34,6 +36,12 @@ impl View {
             return Err(Error::Shape { op: "tensor", detail });
         }
         Ok(Self { ptr: buffer.as_ptr().wrapping_add(x.offset()), rows, cols, stride })
+    }
+
+    /// The view of some of the rows.
+    pub(crate) fn row_range(&self, rows: Range<usize>) -> Self {
+        debug_assert!(rows.start <= rows.end && rows.end <= self.rows);
+        Self { ptr: self.row(rows.start), rows: rows.len(), ..*self }
     }
 
     /// The first element of row `row`.

@@ -3,7 +3,8 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{
-    AttentionCase, EncoderCase, FORMATS, attention_table, encoder_table, numbers, random_tensor, random_weight, rows_of,
+    AttentionCase, EncoderCase, FORMATS, attention_table, encoder_table, moe_table, numbers, random_tensor,
+    random_weight, rows_of,
 };
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
@@ -63,6 +64,20 @@ fn linear() {
                 Ok(Box::new(move |x, _| backend.linear(&x, &weight, Some(&bias))))
             });
         }
+    }
+}
+
+#[test]
+fn moe_does_not_depend_on_which_rows_share_an_expert() {
+    for case in moe_table() {
+        let exact = |isa| !(isa == Isa::Avx512Bf16 && case.format == DType::BF16.into());
+        check(&format!("{case:?}"), case.sizes.0, exact, |backend| {
+            let experts = case.load(backend)?;
+            Ok(Box::new(move |x, positions| {
+                let routing = case.routing(backend, positions[0] as usize, positions.len())?;
+                backend.moe(&x, &routing, &experts, case.activation)
+            }))
+        });
     }
 }
 

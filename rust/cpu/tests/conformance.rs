@@ -1,7 +1,7 @@
 //! The CPU backend against the reference, for every instruction set of this machine and several numbers of threads.
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
-use rustllm_ops::conformance::{Case, attention_table, cases};
+use rustllm_ops::conformance::{Case, attention_table, cases, moe_table, random_tensor};
 use rustllm_ops::{AttentionParams, Backend, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
@@ -89,4 +89,17 @@ fn refuses_to_add_a_tensor_to_a_shifted_view_of_itself() {
     assert!(backend.add_assign(&mut left, &right).is_err());
     assert!(backend.add_assign(&mut left, &x.columns(0, 2).unwrap()).is_ok());
     backend.read_rows(&x, &mut |_, values| assert_eq!(values, [2.0, 4.0, 3.0])).unwrap();
+}
+
+#[test]
+fn refuses_experts_there_are_not() {
+    let backend = backend(Isa::Scalar, 1);
+    let case = moe_table()[0];
+    let (x, experts) = (random_tensor(&backend, 1, case.sizes.0, 1).unwrap(), case.load(&backend).unwrap());
+    for number in [-1.0, 8.0, f32::NAN] {
+        let mut routing = case.routing(&backend, 0, 1).unwrap();
+        routing.experts = backend.tensor(&[0.0, number], 1, 2).unwrap();
+        let message = backend.moe(&x, &routing, &experts, case.activation).unwrap_err().to_string();
+        assert!(message.contains(&format!("expert {number} of 8")), "{message}");
+    }
 }

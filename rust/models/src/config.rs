@@ -12,6 +12,7 @@
 pub(crate) mod encoder;
 pub(crate) mod families;
 pub(crate) mod fields;
+mod moe;
 mod rope;
 
 use std::path::Path;
@@ -23,6 +24,7 @@ use crate::LoadError;
 use crate::registry::{self, Architecture, Found};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
+pub use moe::{MoeConfig, SharedExpertConfig};
 
 /// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -41,6 +43,8 @@ pub struct ModelConfig {
     pub attention: AttentionConfig,
     /// The feed-forward layers.
     pub feed_forward: FeedForwardConfig,
+    /// The experts, if some layers are mixtures of them.
+    pub moe: Option<MoeConfig>,
     /// The norms.
     pub norm: NormConfig,
     /// What differs from layer to layer, one entry each.
@@ -82,6 +86,21 @@ pub struct AttentionConfig {
     pub alibi_slopes: Option<Vec<f32>>,
     /// What queries, keys and values are kept within, in magnitude.
     pub clip_qkv: Option<f32>,
+    /// How queries, keys and values are compressed, if they are.
+    pub latent: Option<LatentConfig>,
+}
+
+/// Sizes of multi-head latent attention. A head is as wide as its keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LatentConfig {
+    /// Width of the queries' latent, if they have one.
+    pub q_rank: Option<usize>,
+    /// Width of the keys' and values' latent.
+    pub kv_rank: usize,
+    /// Elements of a key that rotate, the same for all heads.
+    pub rope_head_dim: usize,
+    /// Elements of a value.
+    pub v_head_dim: usize,
 }
 
 impl AttentionConfig {
@@ -97,6 +116,7 @@ impl AttentionConfig {
             soft_cap: None,
             alibi_slopes: None,
             clip_qkv: None,
+            latent: None,
         }
     }
 }

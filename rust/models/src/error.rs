@@ -141,8 +141,8 @@ pub enum LoadError {
         /// The shape the configuration asks for.
         expected: Vec<usize>,
     },
-    /// A tensor of an element type that weights cannot have.
-    #[error("{}: the tensor {tensor} has dtype {found}, expected F32, F16 or BF16", dir.display())]
+    /// A tensor of an element type that it cannot have.
+    #[error("{}: the tensor {tensor} has dtype {found}, expected {expected}", dir.display())]
     TensorDType {
         /// The model folder.
         dir: PathBuf,
@@ -150,6 +150,8 @@ pub enum LoadError {
         tensor: String,
         /// Its safetensors dtype.
         found: String,
+        /// What it may have.
+        expected: &'static str,
     },
     /// A dtype or quantization the backend has no kernels for.
     #[error("weights in {format} are not supported by the {backend} backend, use one of {allowed}")]

@@ -16,12 +16,14 @@ mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
+mod deepseek;
 mod distilbert;
 mod error;
 mod falcon;
 mod gemma2;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod layers;
 mod llama;
@@ -48,7 +50,8 @@ use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
 pub use config::{
-    AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, ModelConfig, Multipliers, NormConfig, NormKind, QkNorm,
+    AttentionConfig, BlockKind, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers,
+    NormConfig, NormKind, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
 pub use load::load;

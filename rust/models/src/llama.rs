@@ -1,8 +1,9 @@
 //! Llama (arXiv:2302.13971) and the families that differ from it by what their configurations say: windows (Mistral, Phi-3),
 //! biases (Qwen2, StableLM), normed heads (Qwen3), layers without positions (SmolLM3), multipliers (Granite, Gemma), other
-//! norms (Gemma, StableLM), fused projections (Phi-3). Families with another block are built from its parts.
+//! norms (Gemma, StableLM), fused projections (Phi-3), experts (Mixtral, OLMoE, Qwen's mixtures). Families with another block
+//! are built from its parts.
 
-use crate::config::QkNorm;
+use crate::config::{FeedForwardConfig, QkNorm};
 use crate::layers::{Attention, Block, BuildBlock, Decoder, Embedding, FeedForward, PreNormBlock};
 use crate::loader::Loader;
 use crate::{LoadError, Model, ModelConfig};
@@ -31,7 +32,7 @@ fn block(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Box<
         attention_norm: loader.norm("input_layernorm", config.hidden_size, config.norm)?,
         attention: attention(loader, config, layer)?,
         feed_forward_norm: loader.norm("post_attention_layernorm", config.hidden_size, config.norm)?,
-        feed_forward: feed_forward(loader, config)?,
+        feed_forward: experts_or_dense(loader, config, layer)?,
     }))
 }
 
@@ -56,15 +57,25 @@ pub(crate) fn attention(loader: &Loader<'_>, config: &ModelConfig, layer: usize)
     })
 }
 
+/// The experts of layer `layer`, or its gated feed-forward layer.
+pub(crate) fn experts_or_dense(
+    loader: &Loader<'_>,
+    config: &ModelConfig,
+    layer: usize,
+) -> Result<FeedForward, LoadError> {
+    match config.moe.as_ref().filter(|moe| moe.sparse_layers[layer]) {
+        Some(moe) => {
+            let loader = loader.first_child(["mlp", "block_sparse_moe"], "gate.weight");
+            Ok(FeedForward::Moe(loader.moe(config, moe)?))
+        }
+        None => feed_forward(loader, config),
+    }
+}
+
 /// The gated feed-forward layer.
 pub(crate) fn feed_forward(loader: &Loader<'_>, config: &ModelConfig) -> Result<FeedForward, LoadError> {
-    let (loader, hidden) = (loader.child("mlp"), config.hidden_size);
-    let (inner, bias) = (config.feed_forward.intermediate_size, config.feed_forward.bias);
-    Ok(FeedForward::Gated {
-        gate_up: loader.fused_linear("gate_up_proj", &[("gate_proj", inner), ("up_proj", inner)], hidden, bias)?,
-        down: loader.linear("down_proj", hidden, inner, bias)?,
-        activation: config.feed_forward.activation,
-    })
+    let FeedForwardConfig { intermediate_size, activation, bias } = config.feed_forward;
+    loader.child("mlp").gated_feed_forward(config.hidden_size, intermediate_size, bias, activation)
 }
 
 /// The frequencies that old checkpoints store as tensors.

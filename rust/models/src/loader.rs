@@ -1,7 +1,12 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
+mod biased_experts;
 mod encoder;
+mod experts;
+mod latent_attention;
 mod layers;
+mod mxfp4;
+mod owned_matrix;
 mod qkv;
 
 use std::cell::{Cell, RefCell};
@@ -177,6 +182,12 @@ impl<'a> Loader<'a> {
         self.loading.checkpoint.get(&self.full(name)).is_some()
     }
 
+    /// The loader of what is under the first of `names` that has a tensor `probe`, or else the first.
+    pub(crate) fn first_child(&self, names: [&str; 2], probe: &str) -> Self {
+        let [first, second] = names.map(|name| self.child(name));
+        if !first.has(probe) && second.has(probe) { second } else { first }
+    }
+
     /// `name.weight`, `[out_features, in_features]`, and `name.bias` if the layer has one.
     pub(crate) fn linear(&self, name: &str, out_features: usize, in_features: usize, bias: bool) -> Result<Linear> {
         self.side_by_side(&[Part::new(name, out_features)], in_features, bias)
@@ -313,6 +324,11 @@ impl<'a> Loader<'a> {
         }
     }
 
+    /// The score of each head's attention sink.
+    pub(crate) fn sinks(&self, num_heads: usize) -> Result<Tensor> {
+        self.vector(&self.values("sinks", num_heads)?)
+    }
+
     /// The rotary tables of layer `layer`, if it has rotary positions.
     pub(crate) fn rope(&self, config: &ModelConfig, layer: usize) -> Result<Option<RopeTable>> {
         let rope = config.layers[layer].rope.as_ref();
@@ -362,6 +378,19 @@ impl<'a> Loader<'a> {
     }
 
     fn tensor(&self, name: &str, expected: &[usize]) -> Result<(DType, TensorView<'a>)> {
+        let view = self.view(name, expected)?;
+        match weight_dtype(view.dtype) {
+            Some(dtype) => Ok((dtype, view)),
+            None => Err(LoadError::TensorDType {
+                dir: self.loading.checkpoint.dir().into(),
+                tensor: self.full(name),
+                found: view.dtype.to_string(),
+                expected: "F32, F16 or BF16",
+            }),
+        }
+    }
+
+    fn view(&self, name: &str, expected: &[usize]) -> Result<TensorView<'a>> {
         let (dir, tensor) = (self.loading.checkpoint.dir(), self.full(name));
         let Some(view) = self.loading.checkpoint.get(&tensor) else {
             return Err(LoadError::MissingTensor { dir: dir.into(), tensor });
@@ -370,11 +399,8 @@ impl<'a> Loader<'a> {
             let (found, expected) = (view.shape.to_vec(), expected.to_vec());
             return Err(LoadError::TensorShape { dir: dir.into(), tensor, found, expected });
         }
-        let Some(dtype) = weight_dtype(view.dtype) else {
-            return Err(LoadError::TensorDType { dir: dir.into(), tensor, found: view.dtype.to_string() });
-        };
         self.loading.loaded(&tensor, &view);
-        Ok((dtype, view))
+        Ok(view)
     }
 
     fn full(&self, name: &str) -> String {

@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
+    KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -152,6 +152,12 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row or a position is past the table.
     fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()>;
 
+    /// Writes the columns of `part` over the first ones of every head of `x`, in place. Heads are runs of `head_dim` columns.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when heads do not fill a row, or `part` is wider than a head or of other rows.
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()>;
+
     /// Writes each row's keys and values, `[rows, num_kv_heads * head_dim]`, to its slot, rounded to the cache's dtype:
     /// each head's key and each head's value by [`KvCacheDType::round`](crate::KvCacheDType::round).
     ///
@@ -199,6 +205,23 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for an odd width.
     fn gated_activation(&self, gate_up: &Tensor, activation: Activation) -> Result<Tensor>;
+
+    /// The experts of each row of a router's `logits`, `[rows, num_experts]`, and what each counts for: see
+    /// [`RoutingParams`]. `bias`, `[1, num_experts]`, is added to the scores that experts are chosen by, not to weights.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for more choices than experts or groups that do not divide them.
+    fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing>;
+
+    /// The sum, in the order of the experts' numbers, of what each row's experts make of it, times their weights:
+    /// `sum(weight * down(activation(gate_up(x))))`, as wide as `x`.
+    ///
+    /// Only the chosen experts are computed, each for all of its rows together, with inputs rounded as in
+    /// [`linear`](Self::linear).
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when widths differ or the routing names an expert there is not.
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor>;
 
     /// [`activation`](Self::activation) of a [`linear`](Self::linear): `[rows, in_features] -> [rows, out_features]`.
     ///

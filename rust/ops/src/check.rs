@@ -1,8 +1,8 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, GroupMetadata, HostMatrix, Indices,
-    KvCacheLayer, Result, RopeTable, Tensor, Weight,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
+    Indices, KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -105,6 +105,17 @@ pub fn rotary(x: &Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize
     })?;
     rows("rotary", "positions", positions, x.rows())?;
     below("rotary", "position", positions, rope.num_positions())
+}
+
+/// Heads fill the rows, and `part` has as many rows and is no wider than a head.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn fill_heads(x: &Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+    let heads = head_dim > 0 && x.cols().is_multiple_of(head_dim);
+    require(heads && part.rows() == x.rows() && part.cols() <= head_dim, "fill_heads", || {
+        format!("[{}, {}] into heads of {head_dim} in [{}, {}]", part.rows(), part.cols(), x.rows(), x.cols())
+    })
 }
 
 /// Keys, values, slots and cache fit together.
@@ -229,6 +240,54 @@ pub fn gated_activation(gate_up: &Tensor) -> Result<()> {
     require(gate_up.cols().is_multiple_of(2), "gated_activation", || {
         format!("{} columns are not a gate and an equally wide up projection", gate_up.cols())
     })
+}
+
+/// There are as many experts and groups as are chosen, and the bias is as wide as the logits.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn route(logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<()> {
+    let experts = logits.cols();
+    let ExpertGroups { num_groups, topk_group, .. } =
+        params.groups.unwrap_or(ExpertGroups { num_groups: 1, topk_group: 1, score: crate::GroupScore::Best });
+    let grouped = num_groups > 0 && experts.is_multiple_of(num_groups) && (1..=num_groups).contains(&topk_group);
+    require(grouped && (1..=experts / num_groups * topk_group).contains(&params.top_k), "route", || {
+        format!("{} of {experts} experts in {num_groups} groups, {topk_group} of them chosen", params.top_k)
+    })?;
+    bias.map_or(Ok(()), |bias| vector("route", "bias", bias, experts))
+}
+
+/// Rows, routing and experts fit together, and all experts are of one shape.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn moe(x: &Tensor, routing: &Routing, experts: &[Expert]) -> Result<()> {
+    same_shape("moe", &routing.experts, &routing.weights)?;
+    require(routing.experts.rows() == x.rows(), "moe", || {
+        format!("a routing of {} rows for {}", routing.experts.rows(), x.rows())
+    })?;
+    let inner = experts.first().map_or(0, |expert| expert.down.in_features);
+    for Expert { gate_up, gate_up_bias, down, down_bias } in experts {
+        let fits = gate_up.in_features == x.cols() && down.out_features == x.cols() && down.in_features == inner;
+        require(fits && gate_up.out_features == 2 * inner, "moe", || {
+            let (up, down) = ((gate_up.out_features, gate_up.in_features), (down.out_features, down.in_features));
+            format!("an expert of {up:?} and {down:?} for rows of {} and an inner width of {inner}", x.cols())
+        })?;
+        gate_up_bias.as_ref().map_or(Ok(()), |bias| vector("moe", "gate_up_bias", bias, 2 * inner))?;
+        down_bias.as_ref().map_or(Ok(()), |bias| vector("moe", "down_bias", bias, x.cols()))?;
+    }
+    Ok(())
+}
+
+/// Every number is one of the experts'.
+///
+/// # Errors
+/// [`Error::Shape`] naming the first that is not.
+pub fn expert_numbers(numbers: impl IntoIterator<Item = f32>, num_experts: usize) -> Result<()> {
+    match numbers.into_iter().find(|number| !(0.0..num_experts as f32).contains(number)) {
+        Some(number) => refuse("moe", format!("expert {number} of {num_experts}")),
+        None => Ok(()),
+    }
 }
 
 /// Every index is a row of `x`.

@@ -5,6 +5,7 @@
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
 mod encoder;
+mod moe;
 
 use std::fmt;
 
@@ -28,6 +29,8 @@ pub const FORMATS: [WeightFormat; 7] = [
     WeightFormat::Int4 { group_size: 64, symmetric: false },
     WeightFormat::Int4 { group_size: 128, symmetric: true },
 ];
+
+pub use moe::{MoeCase, moe_table};
 
 type Compute = Box<dyn Fn(&dyn Backend) -> Result<Vec<Vec<f32>>> + Send + Sync>;
 
@@ -135,6 +138,7 @@ pub fn cases() -> Vec<Case> {
     elementwise_cases(&mut cases);
     rotary_cases(&mut cases);
     attention_cases(&mut cases);
+    moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
     cases
 }
@@ -353,6 +357,14 @@ fn spread(backend: &dyn Backend, rows: usize, cols: usize) -> Result<Tensor> {
 }
 
 fn rotary_cases(cases: &mut Vec<Case>) {
+    for (heads, head_dim, width) in [(1, 1, 1), (3, 24, 8), (5, 40, 40)] {
+        cases.push(Case::new(format!("fill_heads {heads} of {head_dim} with {width}"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, 7, heads * head_dim + 3, 70)?.columns(2, heads * head_dim)?;
+            let part = random_tensor(backend, 7, width + 1, 71)?.columns(1, width)?;
+            backend.fill_heads(&mut x, &part, head_dim)?;
+            rows_of(backend, &x)
+        }));
+    }
     for (heads, head_dim, rotary_dim) in [(1, 2, 2), (3, 40, 40), (2, 64, 64), (4, 80, 32), (2, 96, 96)] {
         // Two products and a sum a value, fused or not.
         let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");

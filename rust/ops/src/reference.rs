@@ -4,6 +4,7 @@
 //! candle's differentiable tensors. It makes no promise of speed.
 
 mod encoder;
+mod moe;
 
 use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,8 +12,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, HostMatrix, Indices,
-    KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Storage, Tensor, Weight, WeightFormat, check, quantize,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    RoutingParams, Storage, Tensor, Weight, WeightFormat, check, quantize,
 };
 
 const NAME: &str = "reference";
@@ -214,6 +216,15 @@ impl Backend for ReferenceBackend {
         Ok(())
     }
 
+    fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
+        check::fill_heads(x, part, head_dim)?;
+        let (rows, heads, width) = (x.rows(), x.cols() / head_dim, part.cols());
+        let part = candle(part)?.unsqueeze(1)?.broadcast_as((rows, heads, width))?;
+        let rest = candle(x)?.reshape((rows, heads, head_dim))?.narrow(2, width, head_dim - width)?;
+        *x = wrap(Candle::cat(&[part, rest], 2)?.reshape((rows, x.cols()))?)?;
+        Ok(())
+    }
+
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let rounded = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
@@ -291,6 +302,14 @@ impl Backend for ReferenceBackend {
         let half = gate_up.cols() / 2;
         let x = candle(gate_up)?;
         wrap((activate(&x.narrow(1, 0, half)?, activation)? * x.narrow(1, half, half)?)?)
+    }
+
+    fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
+        moe::route(logits, bias, params)
+    }
+
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
+        moe::moe(x, routing, experts, activation)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

@@ -1,7 +1,14 @@
+use std::fmt::Debug;
+
 use rustllm_ops::{AttentionParams, Result, RopeTable, Tensor};
 
 use super::{Linear, Norm};
 use crate::ForwardContext;
+
+/// How tokens look at those before them.
+pub(crate) trait SelfAttention: Debug + Send + Sync {
+    fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor>;
+}
 
 /// Causal self-attention over the paged cache.
 #[derive(Debug)]
@@ -22,11 +29,11 @@ pub(crate) struct Attention {
     pub(crate) layer: usize,
 }
 
-impl Attention {
-    pub(crate) fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
+impl SelfAttention for Attention {
+    fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
         let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = self.params;
         let (q_size, kv_size) = (num_heads * head_dim, num_kv_heads * head_dim);
-        let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
+        let backend = ctx.backend;
         let mut qkv = self.qkv.forward(backend, x)?;
         if let Some(limit) = self.clip_qkv {
             backend.clamp(&mut qkv, limit)?;
@@ -36,13 +43,25 @@ impl Attention {
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(backend, &q)?, k_norm.forward(backend, &k)?);
         }
-        if let Some(rope) = &self.rope {
-            backend.rotary(&mut q, rope, &metadata.positions, head_dim)?;
-            backend.rotary(&mut k, rope, &metadata.positions, head_dim)?;
-        }
-        let cache = ctx.kv_cache.layer(self.layer);
-        backend.write_kv(&k, &v, cache, metadata)?;
-        let attended = backend.attention(&q, cache, metadata, &self.params)?;
+        let attended = attend(ctx, [q, k, v], self.rope.as_ref(), &self.params, self.layer)?;
         self.output.forward(backend, &attended)
     }
+}
+
+/// Rotates queries and keys, caches keys and values in layer `layer`, and attends.
+pub(super) fn attend(
+    ctx: &ForwardContext<'_>,
+    [mut q, mut k, v]: [Tensor; 3],
+    rope: Option<&RopeTable>,
+    params: &AttentionParams,
+    layer: usize,
+) -> Result<Tensor> {
+    let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
+    if let Some(rope) = rope {
+        backend.rotary(&mut q, rope, &metadata.positions, params.head_dim)?;
+        backend.rotary(&mut k, rope, &metadata.positions, params.head_dim)?;
+    }
+    let cache = ctx.kv_cache.layer(layer);
+    backend.write_kv(&k, &v, cache, metadata)?;
+    backend.attention(&q, cache, metadata, params)
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use rustllm_ops::Result;
 
-use super::{Attention, FeedForward, Norm, ResidualStream};
+use super::{Attention, FeedForward, Norm, ResidualStream, SelfAttention};
 use crate::config::BlockKind;
 use crate::loader::Loader;
 use crate::{ForwardContext, LoadError, ModelConfig};
@@ -42,14 +42,14 @@ impl BlockKind {
 
 /// Attention, then feed-forward, each on a norm of the stream.
 #[derive(Debug)]
-pub(crate) struct PreNormBlock {
+pub(crate) struct PreNormBlock<A = Attention> {
     pub(crate) attention_norm: Norm,
-    pub(crate) attention: Attention,
+    pub(crate) attention: A,
     pub(crate) feed_forward_norm: Norm,
     pub(crate) feed_forward: FeedForward,
 }
 
-impl Block for PreNormBlock {
+impl<A: SelfAttention> Block for PreNormBlock<A> {
     fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
         let x = stream.normed(ctx.backend, &self.attention_norm)?;
         stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;

@@ -1,6 +1,6 @@
 use rustllm_ops::{Activation, Backend, Result, Tensor};
 
-use super::Linear;
+use super::{Linear, Moe};
 
 /// The layer that works on each token alone.
 #[derive(Debug)]
@@ -14,6 +14,8 @@ pub(crate) enum FeedForward {
         /// Of the gate.
         activation: Activation,
     },
+    /// Some experts out of many.
+    Moe(Moe),
     /// `down(activation(up(x)))`.
     Plain {
         /// To the inner width.
@@ -32,6 +34,7 @@ impl FeedForward {
                 let inner = backend.gated_linear(x, &gate_up.weight, gate_up.bias.as_ref(), *activation)?;
                 down.forward(backend, &inner)
             }
+            Self::Moe(moe) => moe.forward(backend, x),
             Self::Plain { up, down, activation } => {
                 let inner = backend.activated_linear(x, &up.weight, up.bias.as_ref(), *activation)?;
                 down.forward(backend, &inner)

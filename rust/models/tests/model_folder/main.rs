@@ -7,6 +7,7 @@ mod classics;
 mod config;
 mod families;
 mod folder;
+mod moe;
 mod weights;
 
 use folder::Folder;

@@ -5,16 +5,19 @@ mod alibi;
 mod bert;
 mod bloom;
 mod cohere;
+mod deepseek;
 mod distilbert;
 mod falcon;
 mod gemma;
 mod gpt2;
 mod gpt_neox;
+mod gpt_oss;
 mod gptj;
 mod granite;
 mod layer_norm;
 mod llama;
 mod modernbert;
+mod moe;
 mod mpnet;
 mod mpt;
 mod nomic_bert;
@@ -37,15 +40,18 @@ pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
 pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
+pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
 pub(crate) use distilbert::distilbert;
 pub(crate) use falcon::falcon;
 pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
 pub(crate) use gpt_neox::gpt_neox;
+pub(crate) use gpt_oss::gpt_oss;
 pub(crate) use gpt2::{gpt_bigcode, gpt2};
 pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
 pub(crate) use llama::{llama, mistral, qwen2, qwen3};
 pub(crate) use modernbert::modernbert;
+pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
 pub(crate) use mpnet::mpnet;
 pub(crate) use mpt::mpt;
 pub(crate) use nomic_bert::nomic_bert;
@@ -164,6 +170,7 @@ impl Decoder {
             norm: self.norm,
             layers: vec![LayerConfig { attention_scale, sliding_window: None, rope: None }; self.num_layers],
             multipliers: Multipliers::default(),
+            moe: None,
             logit_soft_cap: None,
             tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
             max_position_embeddings: self.positions,
