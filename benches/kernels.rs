@@ -11,8 +11,8 @@ use criterion::{
 use rustllm::cpu::{CpuBackend, CpuOptions};
 use rustllm::ops::conformance::{random_tensor, random_weight};
 use rustllm::ops::{
-    AttentionMetadata, AttentionParams, Backend, DType, Indices, KvCache, KvCacheDType, KvCacheSpec, Result, Tensor,
-    Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, Indices, KvCache, KvCacheDType, KvCacheGroup,
+    KvCacheSpec, Result, Tensor, Weight, WeightFormat,
 };
 
 /// More than caches hold: weights are read from memory, as in a model.
@@ -101,22 +101,29 @@ fn batch(num_seqs: usize, context: usize, rows: usize) -> AttentionMetadata {
     };
     AttentionMetadata {
         positions: Indices::host(tokens().map(|(_, position)| position as u32).collect()),
-        slot_mapping: Indices::host(tokens().map(slot).collect()),
         query_start_loc: Indices::host((0..=num_seqs).map(|seq| (seq * rows) as u32).collect()),
         seq_lens: Indices::host(vec![context as u32; num_seqs]),
-        block_table: Indices::host(block_table),
-        max_blocks_per_seq,
+        groups: vec![GroupMetadata {
+            slot_mapping: Indices::host(tokens().map(slot).collect()),
+            block_table: Indices::host(block_table),
+            max_blocks_per_seq,
+        }],
     }
+}
+
+/// `num_layers` layers of full attention.
+fn layers(num_layers: usize) -> Vec<KvCacheGroup> {
+    KvCacheGroup::cut(&vec![None; num_layers])
 }
 
 /// A cache of as many layers as it takes to be larger than the processor's caches, filled.
 fn filled_cache(backend: &CpuBackend, spec: &KvCacheSpec, num_seqs: usize, context: usize) -> Result<KvCache> {
     let layer_bytes = backend.kv_cache_block_bytes(spec) * spec.num_blocks;
-    let spec = KvCacheSpec { num_layers: WEIGHT_BYTES.div_ceil(layer_bytes), ..*spec };
+    let spec = KvCacheSpec { groups: layers(WEIGHT_BYTES.div_ceil(layer_bytes)), ..spec.clone() };
     let cache = backend.alloc_kv_cache(&spec)?;
     let kv = random_tensor(backend, num_seqs * context, spec.num_kv_heads * spec.head_dim, 2)?;
     let all = batch(num_seqs, context, context);
-    for layer in 0..spec.num_layers {
+    for layer in 0..spec.num_layers() {
         backend.write_kv(&kv, &kv, cache.layer(layer), &all)?;
     }
     Ok(cache)
@@ -133,8 +140,14 @@ fn attention(criterion: &mut Criterion) {
                 [(1, 1024, 1), (1, 8192, 1), (16, 1024, 1), (16, 8192, 1), (1, 512, 512), (1, 2048, 2048)]
             {
                 let num_blocks = num_seqs * context / BLOCK_SIZE;
-                let spec =
-                    KvCacheSpec { num_layers: 1, num_kv_heads, head_dim, block_size: BLOCK_SIZE, num_blocks, dtype };
+                let spec = KvCacheSpec {
+                    groups: layers(1),
+                    num_kv_heads,
+                    head_dim,
+                    block_size: BLOCK_SIZE,
+                    num_blocks,
+                    dtype,
+                };
                 let cache = filled_cache(&backend, &spec, num_seqs, context).expect("memory");
                 let q = random_tensor(&backend, num_seqs * rows, num_heads * head_dim, 3).expect("memory");
                 let metadata = batch(num_seqs, context, rows);
@@ -144,7 +157,7 @@ fn attention(criterion: &mut Criterion) {
                 let decode = Throughput::Bytes(bytes as u64);
                 group.throughput(if rows == 1 { decode } else { Throughput::Elements(operations as u64) });
                 let label = if rows == 1 { format!("decode of {num_seqs}") } else { "prefill".into() };
-                let mut layers = (0..cache.spec().num_layers).cycle();
+                let mut layers = (0..cache.spec().num_layers()).cycle();
                 group.bench_function(BenchmarkId::new(label, context), |bencher| {
                     bencher.iter(|| {
                         let layer = cache.layer(layers.next().expect("a cycle"));

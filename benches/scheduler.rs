@@ -23,6 +23,7 @@ fn scheduler(max_num_batched_tokens: usize) -> Scheduler {
         max_model_len: 1 << 20,
         block_size: BLOCK_SIZE,
         num_blocks: 1 << 17,
+        sliding_windows: vec![None],
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,

@@ -133,9 +133,11 @@ fn prefix_hits_equal_computing_anew() {
 fn preempted_sequences_equal_undisturbed_ones() {
     each(|what, config, expected| {
         let mut config = config.clone();
-        // The longest sequence needs 18 blocks of 16; all together 66.
-        config.num_gpu_blocks_override = Some(24);
         config.max_model_len = Some(300);
+        // The longest sequence needs 18 blocks of 16, all together 66. Of layers with a window of 24, whose blocks are others',
+        // a sequence needs 5 while its prompt is computed.
+        config.max_num_batched_tokens = 40;
+        config.num_gpu_blocks_override = Some(24);
         let squeezed = run(&config, requests());
         assert!(squeezed.stats.num_preemptions > 0, "{what}: nothing was preempted");
         assert_eq!(&bits(&squeezed), expected, "{what}");

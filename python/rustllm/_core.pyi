@@ -97,6 +97,7 @@ class ModelInfo:
     max_model_len: int
     block_size: int
     num_blocks: int
+    """Cache blocks in all. Layers of each kind (full attention, or a window) use blocks of their own."""
     kv_cache_bytes: int
     eos_token_ids: list[int]
     supported_tasks: list[str]

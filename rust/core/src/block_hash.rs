@@ -15,6 +15,9 @@ use std::hash::{Hash, Hasher};
 pub struct BlockHash([u8; 32]);
 
 impl BlockHash {
+    /// Groups of layers whose blocks have names of their own.
+    pub(crate) const MAX_GROUPS: usize = 256;
+
     /// The parent of a first block: the hash of the salt.
     pub fn root(salt: Option<&str>) -> Self {
         let salt_hash = salt.map(|salt| *blake3::hash(salt.as_bytes()).as_bytes());
@@ -33,6 +36,17 @@ impl BlockHash {
             hasher.update(&bytes[..tokens.len() * 4]);
         }
         Self(*hasher.finalize().as_bytes())
+    }
+
+    /// The name of the same tokens' content in another group of layers; group 0's is the hash itself.
+    /// Of more than [`MAX_GROUPS`](Self::MAX_GROUPS) groups some have the same.
+    pub(crate) fn of_group(mut self, group: usize) -> Self {
+        // With 256 variants of a hash, a search for collisions is as hopeless as it was. Changing all bytes alike is one
+        // operation of the processor's; writing to some would make the next read of the whole wait for them.
+        for byte in &mut self.0 {
+            *byte ^= group as u8;
+        }
+        self
     }
 }
 
@@ -57,6 +71,8 @@ mod tests {
         assert_ne!(hash, root.chain(&[5, 6, 7, 8]), "no parent");
         assert_ne!(hash, BlockHash::root(Some("a")).chain(&[1, 2, 3, 4]).chain(&[5, 6, 7, 8]), "a salt");
         assert_ne!(BlockHash::root(Some("")), root, "an empty salt is a salt");
+        assert_eq!(hash.of_group(0), hash);
+        assert!(hash.of_group(1) != hash && hash.of_group(1) != hash.of_group(255), "a group");
     }
 
     #[test]

@@ -1,33 +1,52 @@
-//! The block tables of the sequences.
+//! The block tables of the sequences, whose picture is in [`crate::block_table`].
+//!
+//! A table has exactly as many rows as `num_computed_tokens` needs. Only full blocks have a hash and are shared, and
+//! nobody writes into a full block, so sharing needs no copy on write.
+//!
+//! # Windows
+//! Before a sequence's next tokens are scheduled, groups with a window give back the blocks that those tokens and all
+//! later ones no longer see. Such a block stays in the index as any released one does. Steps are executed in the order
+//! they were scheduled, so whoever gets the block next writes it after its last reader.
 //!
 //! ```text
-//!   tokens        [ 0 .. 15 ][ 16 .. 31 ][ 32 .. 47 ][ 48 .. 52 ]      block_size 16, 53 tokens
-//!   block_table   [   b7    ][    b2    ][    b9    ][    b4     ]
-//!                   shared      shared     registered   partial: ours alone, no hash
+//!   a cached prefix of 5 rows, window of 2 rows        full      [ hit ][ hit ][ hit ][ hit ][ hit ]
+//!                                                      window    [  -  ][  -  ][  -  ][ hit ][ hit ]
 //! ```
 //!
-//! A table has exactly as many blocks as `num_computed_tokens` needs. Only full blocks have a hash and are shared, and
-//! nobody writes into a full block, so sharing needs no copy on write.
+//! A cached prefix needs all its rows of groups without a window, and of those with one what its next token sees.
 
 use crate::block_pool::{BlockId, BlockPool};
+use crate::block_table::BlockTable;
+use crate::kv_cache_groups::KvCacheGroups;
 use crate::sequence::Sequence;
 
 #[derive(Debug)]
 pub(crate) struct BlockManager {
     pool: BlockPool,
-    block_size: usize,
+    groups: KvCacheGroups,
+    /// Those of the groups that have a window, and the window.
+    windowed: Vec<(usize, usize)>,
     enable_prefix_caching: bool,
-    /// The blocks of the prefix found last; kept for its memory.
+    /// The rows of the prefix found last; kept for their memory.
     hits: Vec<BlockId>,
+    /// For each group, the first row of that prefix from which on it is cached; kept for its memory.
+    cached_from: Vec<usize>,
 }
 
 impl BlockManager {
-    pub(crate) fn new(num_blocks: u32, block_size: usize, enable_prefix_caching: bool) -> Self {
-        Self { pool: BlockPool::new(num_blocks), block_size, enable_prefix_caching, hits: Vec::new() }
+    pub(crate) fn new(num_blocks: u32, groups: KvCacheGroups, enable_prefix_caching: bool) -> Self {
+        let pool = BlockPool::new(num_blocks);
+        let windows = groups.sliding_windows.iter().enumerate();
+        let windowed = windows.filter_map(|(group, window)| Some((group, (*window)?))).collect();
+        Self { pool, groups, windowed, enable_prefix_caching, hits: Vec::new(), cached_from: Vec::new() }
     }
 
     pub(crate) fn pool(&self) -> &BlockPool {
         &self.pool
+    }
+
+    pub(crate) fn groups(&self) -> &KvCacheGroups {
+        &self.groups
     }
 
     pub(crate) fn reset_prefix_cache(&mut self) -> bool {
@@ -42,8 +61,13 @@ impl BlockManager {
             return false; // the last token is always computed, so one new block is always needed
         }
         self.find_cached_prefix(sequence);
-        let num_revived = self.hits.iter().filter(|id| self.pool.ref_count(**id) == 0).count();
-        let num_new = sequence.num_tokens().div_ceil(self.block_size) - self.hits.len();
+        let (mut num_held, mut num_revived) = (0, 0);
+        for id in self.hits.iter().filter(|id| !id.is_null()) {
+            num_held += 1;
+            num_revived += usize::from(self.pool.ref_count(*id) == 0);
+        }
+        let num_cached_tokens = self.hits.len() / self.groups.len() * self.groups.block_size;
+        let num_new = self.groups.most_blocks(num_cached_tokens, sequence.num_tokens()) - num_held;
         if num_new + num_revived > self.pool.num_free() {
             return false;
         }
@@ -60,40 +84,101 @@ impl BlockManager {
         sequence.num_computed_tokens - before
     }
 
-    /// Fills `hits` with the cached blocks that continue the sequence's full blocks, leaving the last token over.
+    /// Fills `hits` with the cached rows that continue the sequence's full ones, leaving the last token over.
     fn find_cached_prefix(&mut self, sequence: &mut Sequence) {
         self.hits.clear();
         if !self.enable_prefix_caching || sequence.skips_prefix_cache() {
             return;
         }
-        let first = sequence.num_computed_tokens / self.block_size;
-        let end = (sequence.num_tokens() - 1) / self.block_size;
-        for index in first..end {
-            let hash = sequence.block_hash(index, self.block_size);
-            let Some(id) = self.pool.lookup(&hash) else { break };
+        let first = sequence.num_computed_tokens / self.groups.block_size;
+        let end = (sequence.num_tokens() - 1) / self.groups.block_size;
+        for row in first..end {
+            if !self.push_hit(sequence, row) {
+                break;
+            }
+        }
+        self.shorten_to_windows(sequence, first);
+    }
+
+    /// Adds a row that every group without a window has cached; groups with one are left open. False if one has not.
+    fn push_hit(&mut self, sequence: &mut Sequence, row: usize) -> bool {
+        let before = self.hits.len();
+        let hash = sequence.block_hash(row, self.groups.block_size);
+        for (group, window) in self.groups.sliding_windows.iter().enumerate() {
+            let id = if window.is_none() { self.pool.lookup(&hash.of_group(group)) } else { Some(BlockId::NULL) };
+            let Some(id) = id else {
+                self.hits.truncate(before);
+                return false;
+            };
             self.hits.push(id);
         }
+        true
+    }
+
+    /// Cuts `hits`, which start at row `first`, to the most rows whose next token finds all that it sees in groups with
+    /// a window, and fills that in. Every row of a group is looked up once at most: a miss excludes all prefixes that end after it.
+    fn shorten_to_windows(&mut self, sequence: &mut Sequence, first: usize) {
+        let (num_groups, block_size) = (self.groups.len(), self.groups.block_size);
+        let mut end = first + self.hits.len() / num_groups;
+        self.cached_from.clear();
+        self.cached_from.resize(num_groups, end);
+        let mut group = 0;
+        while group < num_groups && end > first {
+            let window = self.groups.sliding_windows[group];
+            let from = self.cached_from[group].min(end);
+            if window.is_none() || from <= self.groups.first_seen_row(window, end * block_size).max(first) {
+                group += 1;
+                continue;
+            }
+            let row = from - 1;
+            let hash = sequence.block_hash(row, block_size).of_group(group);
+            self.cached_from[group] = row;
+            match self.pool.lookup(&hash) {
+                Some(id) => self.hits[(row - first) * num_groups + group] = id,
+                // A shorter prefix ends here, and sees other rows in the groups before.
+                None => (end, group) = (row, 0),
+            }
+        }
+        self.hits.truncate((end - first) * num_groups);
     }
 
     fn take_hits(&mut self, sequence: &mut Sequence) {
         if self.hits.is_empty() {
             return;
         }
-        let num_full = sequence.num_computed_tokens / self.block_size;
-        self.hits.iter().for_each(|id| self.pool.share(*id));
-        sequence.block_table.drain(num_full..).for_each(|partial| self.pool.release(partial));
-        sequence.block_table.extend_from_slice(&self.hits);
-        sequence.num_computed_tokens = (num_full + self.hits.len()) * self.block_size;
+        let block_size = self.groups.block_size;
+        let num_full = sequence.num_computed_tokens / block_size;
+        self.hits.iter().filter(|id| !id.is_null()).for_each(|id| self.pool.share(*id));
+        sequence.block_table.truncate(num_full).for_each(|partial| self.pool.release(partial));
+        sequence.num_computed_tokens = (num_full + self.hits.len() / self.groups.len()) * block_size;
+        self.release_unseen(sequence);
+        sequence.block_table.extend(&self.hits);
     }
 
-    /// True when `num_tokens` more tokens of the sequence have blocks, its own or free ones.
+    /// Gives back the blocks that neither the sequence's next token nor any later one sees.
+    pub(crate) fn release_unseen(&mut self, sequence: &mut Sequence) {
+        for (group, window) in self.windowed.iter().copied() {
+            let table = &mut sequence.block_table;
+            let end = self.groups.first_seen_row(Some(window), sequence.num_computed_tokens).min(table.num_rows());
+            // Null blocks are a stretch from the first row on: what was given back before, and what a hit had no need of.
+            for row in (0..end).rev() {
+                let id = table.take(group, row);
+                if id.is_null() {
+                    break;
+                }
+                self.pool.release(id);
+            }
+        }
+    }
+
+    /// True when `num_tokens` more tokens of the sequence have blocks in all groups, its own or free ones.
     pub(crate) fn can_append(&self, sequence: &Sequence, num_tokens: usize) -> bool {
         self.num_new_blocks(sequence, num_tokens) <= self.pool.num_free()
     }
 
     fn num_new_blocks(&self, sequence: &Sequence, num_tokens: usize) -> usize {
-        let needed = (sequence.num_computed_tokens + num_tokens).div_ceil(self.block_size);
-        needed - sequence.block_table.len()
+        let num_rows = (sequence.num_computed_tokens + num_tokens).div_ceil(self.groups.block_size);
+        num_rows * self.groups.len() - sequence.block_table.len()
     }
 
     /// Gives the sequence blocks for its next `num_tokens` tokens, counts these as computed, and registers the blocks
@@ -103,15 +188,19 @@ impl BlockManager {
             let id = self.pool.allocate().expect("can_append has seen a free block for every new one");
             sequence.block_table.push(id);
         }
-        let first = sequence.num_computed_tokens / self.block_size;
+        let block_size = self.groups.block_size;
+        let first = sequence.num_computed_tokens / block_size;
         sequence.num_computed_tokens += num_tokens;
         if !self.enable_prefix_caching {
             return;
         }
-        for index in first..sequence.num_computed_tokens / self.block_size {
-            let id = sequence.block_table[index];
-            if self.pool.register(id, sequence.block_hash(index, self.block_size)) {
-                registered.push(id);
+        for row in first..sequence.num_computed_tokens / block_size {
+            let hash = sequence.block_hash(row, block_size);
+            for group in 0..self.groups.len() {
+                let id = sequence.block_table.get(group, row);
+                if self.pool.register(id, hash.of_group(group)) {
+                    registered.push(id);
+                }
             }
         }
     }
@@ -119,12 +208,28 @@ impl BlockManager {
     /// Takes all blocks from the sequence, the last ones first: a prefix, which more requests have in common, stays
     /// cached longer than what follows it.
     pub(crate) fn free(&mut self, sequence: &mut Sequence) {
-        sequence.block_table.drain(..).rev().for_each(|id| self.pool.release(id));
+        sequence.block_table.held().rev().for_each(|id| self.pool.release(id));
+        sequence.block_table.clear();
         sequence.num_computed_tokens = 0;
     }
 
     /// Makes blocks unfindable whose content cannot be trusted.
     pub(crate) fn unregister(&mut self, ids: &[BlockId]) {
         ids.iter().for_each(|id| self.pool.unregister(*id));
+    }
+
+    /// Makes unfindable what a sequence holds, and what it has given back of the same tokens.
+    pub(crate) fn unregister_sequence(&mut self, sequence: &Sequence) {
+        let table: &BlockTable = sequence.block_table();
+        for row in 0..table.num_rows() {
+            let hash = sequence.known_block_hash(row);
+            for group in 0..self.groups.len() {
+                let id = match table.get(group, row) {
+                    BlockId::NULL => hash.and_then(|hash| self.pool.lookup(&hash.of_group(group))),
+                    held => Some(held),
+                };
+                id.into_iter().for_each(|id| self.pool.unregister(id));
+            }
+        }
     }
 }

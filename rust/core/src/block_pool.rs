@@ -28,6 +28,14 @@ use crate::block_hash::BlockHash;
 pub struct BlockId(pub u32);
 
 impl BlockId {
+    /// Stands in a block table where a sequence has given a block back. No block has this number.
+    pub const NULL: Self = Self(u32::MAX);
+
+    /// Whether it is [`BlockId::NULL`].
+    pub fn is_null(self) -> bool {
+        self == Self::NULL
+    }
+
     /// The number as an index.
     pub fn index(self) -> usize {
         self.0 as usize

@@ -13,6 +13,7 @@
 //!     max_model_len: 1024,
 //!     block_size: 16,
 //!     num_blocks: 64,
+//!     sliding_windows: vec![None],
 //!     enable_prefix_caching: true,
 //!     enable_chunked_prefill: true,
 //!     policy: SchedulingPolicy::Fcfs,
@@ -40,6 +41,8 @@
 mod block_hash;
 mod block_manager;
 mod block_pool;
+mod block_table;
+mod kv_cache_groups;
 mod pooling;
 mod request;
 mod sampling_params;
@@ -49,6 +52,8 @@ mod sequence_table;
 
 pub use block_hash::BlockHash;
 pub use block_pool::{BlockId, BlockPool};
+pub use block_table::BlockTable;
+pub use kv_cache_groups::KvCacheGroups;
 pub use pooling::{PoolingInput, PoolingParams, PoolingTask};
 pub use request::{FinishReason, Request};
 pub use sampling_params::{GREEDY_TEMPERATURE, MAX_BAD_WORDS, MAX_N, ParamError, SamplingParams};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::block_hash::BlockHash;
-use crate::block_pool::BlockId;
+use crate::block_table::BlockTable;
 use crate::pooling::PoolingInput;
 use crate::request::{FinishReason, RequestState};
 use crate::sampling_params::SamplingParams;
@@ -33,7 +33,7 @@ pub enum SequenceStatus {
 /// ```text
 ///   token_ids      [ prompt ............ | output ...... ]
 ///   computed       [========================]               <- num_computed_tokens, counted when scheduled
-///   block_table    [ b7 ][ b2 ][ b9 ][ b4 ]                 <- ceil(num_computed_tokens / block_size) blocks
+///   block_table    [ b7 ][ b2 ][ b9 ][ b4 ]                 <- ceil(num_computed_tokens / block_size) rows
 /// ```
 #[derive(Debug)]
 pub struct Sequence {
@@ -44,7 +44,7 @@ pub struct Sequence {
     /// Prompt and output; empty until the sequence first runs, so that a long queue of `n` sequences stays small.
     tokens: Vec<u32>,
     pub(crate) num_computed_tokens: usize,
-    pub(crate) block_table: Vec<BlockId>,
+    pub(crate) block_table: BlockTable,
     /// Hashes of the full blocks after the prompt's own.
     output_hashes: Vec<BlockHash>,
     pub(crate) num_cached_tokens: usize,
@@ -54,7 +54,8 @@ pub struct Sequence {
 }
 
 impl Sequence {
-    pub(crate) fn new(seq_id: SeqId, request: Arc<RequestState>, index: u32) -> Self {
+    /// A queued sequence of a model with `num_groups` groups of layers.
+    pub(crate) fn new(seq_id: SeqId, request: Arc<RequestState>, index: u32, num_groups: usize) -> Self {
         Self {
             seq_id,
             request,
@@ -62,7 +63,7 @@ impl Sequence {
             status: SequenceStatus::Waiting,
             tokens: Vec::new(),
             num_computed_tokens: 0,
-            block_table: Vec::new(),
+            block_table: BlockTable::new(num_groups),
             output_hashes: Vec::new(),
             num_cached_tokens: 0,
             num_preemptions: 0,
@@ -130,8 +131,8 @@ impl Sequence {
         self.num_computed_tokens
     }
 
-    /// Its blocks in order: token `i` is in block `i / block_size` at offset `i % block_size`.
-    pub fn block_table(&self) -> &[BlockId] {
+    /// Its blocks.
+    pub fn block_table(&self) -> &BlockTable {
         &self.block_table
     }
 

@@ -93,7 +93,7 @@ mod tests {
             seed: 0,
             pooling: None,
         };
-        table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0))
+        table.insert(|id| Sequence::new(id, Arc::new(RequestState::new(request)), 0, 1))
     }
 
     #[test]

@@ -11,7 +11,7 @@
 use std::cmp::Reverse;
 use std::sync::Arc;
 
-use rustllm_ops::{AttentionMetadata, AttentionParams, Result};
+use rustllm_ops::{AttentionMetadata, AttentionParams, GroupMetadata, Result};
 
 use crate::arena::Buffer;
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, Tiles, partial_len, scratch_len};
@@ -118,6 +118,7 @@ struct Op<'a> {
     out: View,
     cache: &'a KvBlocks,
     metadata: &'a AttentionMetadata,
+    group: &'a GroupMetadata,
     params: &'a AttentionParams,
     rules: ScoreRules,
     tiles: Tiles,
@@ -153,7 +154,7 @@ impl Op<'_> {
             keys: cache.keys(head),
             values: cache.values(head),
             block_bytes: cache.block_bytes(),
-            blocks: metadata.block_table.as_slice()[item.seq * metadata.max_blocks_per_seq..].as_ptr(),
+            blocks: self.group.block_table.as_slice()[item.seq * self.group.max_blocks_per_seq..].as_ptr(),
             block_size: cache.spec().block_size,
             first_chunk,
             end_chunk,
@@ -170,7 +171,7 @@ pub(crate) fn attend(
     kernels: &Kernels,
     q: View,
     cache: &KvBlocks,
-    metadata: &AttentionMetadata,
+    (metadata, table): (&AttentionMetadata, &GroupMetadata),
     (params, rules): (&AttentionParams, ScoreRules),
     out: View,
 ) -> Result<()> {
@@ -187,12 +188,13 @@ pub(crate) fn attend(
     let scratch = step.scratch(scratch_len(task_rows * group, head_dim))?;
     let partials = (work.partials > 0).then(|| step.arena.take(work.partials)).transpose()?;
     let tiles = kernels.attention_tiles(cache.spec().dtype);
-    let op = Op { q, out, cache, metadata, params, rules, tiles, partials: partials.as_ref(), scratch: &scratch };
+    let partials = partials.as_ref();
+    let op = Op { q, out, cache, metadata, group: table, params, rules, tiles, partials, scratch: &scratch };
 
     let kernel = kernels.attention(cache.spec().dtype);
     let one = |share: &Share, worker: usize| {
         let task = op.task(&work.items[share.item], share.head, (share.first_chunk, share.end_chunk), worker);
-        // SAFETY: the operands were checked to fit together, so that positions reach only blocks that exist; the rows and
+        // SAFETY: the operands were checked to fit together, so that positions that are seen lie in blocks that exist; the rows and
         // heads of `out`, or the partial results, are this share's alone; the scratch is the worker's; the machine
         // runs the kernels.
         unsafe { kernel(&task) };
@@ -235,11 +237,9 @@ mod tests {
         let positions = lens.iter().zip(rows).flat_map(|(len, rows)| (len - rows) as u32..*len as u32).collect();
         AttentionMetadata {
             positions: Indices::host(positions),
-            slot_mapping: Indices::host(vec![]),
             query_start_loc: Indices::host(starts),
             seq_lens: Indices::host(lens.iter().map(|len| *len as u32).collect()),
-            block_table: Indices::host(vec![]),
-            max_blocks_per_seq: 0,
+            groups: vec![],
         }
     }
 

@@ -44,7 +44,7 @@ const WORTH_WIDENING: usize = 16;
 
 /// A kernel's share of an attention op: rows of one sequence, one KV head and some chunks.
 ///
-/// Safety: pointers are valid for what the sizes say, `blocks` for every position seen; `out`, or else `partials`, is
+/// Safety: pointers are valid for what the sizes say, `blocks` for every position seen (those before a window may be any number); `out`, or else `partials`, is
 /// this task's alone; `scratch` holds [`scratch_len`] elements.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct AttentionTask {

@@ -96,7 +96,7 @@ impl CpuBackend {
     fn cache<'a>(&self, layer: &'a KvCacheLayer) -> Result<&'a KvBlocks> {
         let blocks = layer.storage.as_any().downcast_ref::<KvBlocks>();
         blocks
-            .filter(|blocks| blocks.backend() == self.id && *blocks.spec() == layer.spec)
+            .filter(|blocks| blocks.backend() == self.id && Arc::ptr_eq(blocks.spec(), &layer.spec))
             .ok_or(Error::ForeignStorage { backend: NAME })
     }
 }
@@ -282,7 +282,7 @@ impl Backend for CpuBackend {
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let (cache, keys, values) = (self.cache(layer)?, self.view(k)?, self.view(v)?);
-        let (slots, head_dim) = (metadata.slot_mapping.as_slice(), layer.spec.head_dim);
+        let (slots, head_dim) = (metadata.group(layer).slot_mapping.as_slice(), layer.spec.head_dim);
         // One task a head, so that rows with the same slot are written in order.
         self.step().for_rows(layer.spec.num_kv_heads, slots.len() * head_dim, |head| {
             for (row, slot) in slots.iter().enumerate() {
@@ -315,6 +315,7 @@ impl Backend for CpuBackend {
             alibi_slopes: of_heads(&params.alibi_slopes)?,
             sinks: of_heads(&params.sinks)?,
         };
+        let metadata = (metadata, metadata.group(layer));
         attend::attend(&mut step, self.kernels, queries, cache, metadata, (params, rules), to)?;
         Ok(result)
     }

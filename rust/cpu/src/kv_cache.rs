@@ -1,7 +1,7 @@
 //! The paged cache's memory: keys transposed, so that attention needs no sums across lanes.
 //!
 //! ```text
-//!   cache    [num_blocks][num_layers][kv_heads][keys, then values]
+//!   cache    [num_blocks][layers_per_block][kv_heads][keys, then values]
 //!
 //!   keys     [head_dim][block_size]                             values  [block_size][head_dim']
 //!
@@ -14,7 +14,7 @@
 //!   scores[0..16] += q[d] * keys[d][0..16]                       out[..] += p[position] * values[position][..]
 //! ```
 //!
-//! All that a token leaves behind, in all layers, is in one place: little memory is touched until much of the cache is in use, even
+//! All that a token leaves behind, in all layers of a group, is in one place: little memory is touched until much of the cache is in use, even
 //! where the system gives it in huge pages; and what a head reads of a block is one stretch.
 //!
 //! With int8, a head's float32 scales follow its elements in every block: a score is multiplied by its key's scale, a weight by
@@ -25,19 +25,20 @@ use std::any::Any;
 use std::sync::Arc;
 
 use rustllm_ops::quantize::TINY;
-use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec, Result, Storage};
+use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheSpec, Result, Storage};
 
 use crate::kernels::Kernels;
 use crate::memory::{AlignedBytes, checked_size};
 use crate::simd::{LANES, Simd};
 
-/// One layer's keys and values.
+/// A place in every block: keys and values of one layer of each group.
 #[derive(Debug)]
 pub(crate) struct KvBlocks {
-    /// Of all layers.
+    /// Of all places.
     memory: Arc<AlignedBytes>,
-    layer: usize,
-    spec: KvCacheSpec,
+    place: usize,
+    block_bytes: usize,
+    spec: Arc<KvCacheSpec>,
     backend: u64,
 }
 
@@ -57,17 +58,17 @@ fn position_bytes(width: usize, dtype: KvCacheDType) -> usize {
     width.saturating_mul(dtype.size()).saturating_add(dtype.scale_size())
 }
 
-/// Bytes of a block over all layers.
+/// Bytes of a block over all layers that it holds.
 pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
     let widths = [spec.head_dim, padded_head_dim(spec.head_dim)];
     let position = widths.iter().map(|width| position_bytes(*width, spec.dtype)).fold(0, usize::saturating_add);
-    let counts = [spec.num_layers, spec.num_kv_heads, spec.block_size];
+    let counts = [spec.layers_per_block(), spec.num_kv_heads, spec.block_size];
     counts.iter().fold(position, |bytes, count| bytes.saturating_mul(*count))
 }
 
 impl KvBlocks {
     /// The cache's size and dtype.
-    pub(crate) fn spec(&self) -> &KvCacheSpec {
+    pub(crate) fn spec(&self) -> &Arc<KvCacheSpec> {
         &self.spec
     }
 
@@ -86,7 +87,7 @@ impl KvBlocks {
 
     /// Keys of a head of block 0.
     pub(crate) fn keys(&self, head: usize) -> *mut u8 {
-        let before = self.layer * self.spec.num_kv_heads + head;
+        let before = self.place * self.spec.num_kv_heads + head;
         self.memory.as_ptr().wrapping_add(before * (self.key_bytes() + self.value_bytes()))
     }
 
@@ -97,7 +98,7 @@ impl KvBlocks {
 
     /// Bytes from block to block.
     pub(crate) fn block_bytes(&self) -> usize {
-        block_bytes(&self.spec)
+        self.block_bytes
     }
 
     /// Writes one head's key and value of one token.
@@ -182,29 +183,34 @@ pub(crate) fn alloc(spec: &KvCacheSpec, backend: u64) -> Result<KvCache> {
     }
     let size = checked_size(&[block_bytes(spec), spec.num_blocks], "the KV cache")?;
     let memory = Arc::new(AlignedBytes::huge(size, "the KV cache")?);
-    let layer = |layer| {
-        let blocks = KvBlocks { memory: Arc::clone(&memory), layer, spec: *spec, backend };
-        KvCacheLayer { spec: *spec, storage: Arc::new(blocks) }
+    let (block_bytes, shared) = (block_bytes(spec), Arc::new(spec.clone()));
+    let place = |place| -> Arc<dyn Storage> {
+        let (memory, spec) = (Arc::clone(&memory), Arc::clone(&shared));
+        Arc::new(KvBlocks { memory, place, block_bytes, spec, backend })
     };
-    Ok(KvCache::new(*spec, (0..spec.num_layers).map(layer).collect()))
+    Ok(KvCache::new(Arc::clone(&shared), &(0..spec.layers_per_block()).map(place).collect::<Vec<_>>()))
 }
 
 #[cfg(test)]
 mod tests {
+    use rustllm_ops::KvCacheGroup;
     use rustllm_ops::quantize::int8_row;
 
     use super::*;
     use crate::{Isa, available_isas};
 
     #[test]
-    fn heads_and_layers_fill_the_bytes_it_counts() {
+    fn heads_and_places_fill_the_bytes_it_counts() {
         for dtype in KvCacheDType::ALL {
             for head_dim in [8, 40, 64, 512] {
-                let spec =
-                    KvCacheSpec { num_layers: 3, num_kv_heads: 2, head_dim, block_size: 32, num_blocks: 5, dtype };
+                let windows = [Some(8), None, Some(8), Some(8), None, Some(8), Some(8), None, Some(8)];
+                let groups = KvCacheGroup::cut(&windows);
+                let spec = KvCacheSpec { groups, num_kv_heads: 2, head_dim, block_size: 32, num_blocks: 5, dtype };
                 let cache = alloc(&spec, 0).unwrap();
                 let layers: Vec<&KvBlocks> =
-                    (0..3).map(|layer| cache.layer(layer).storage.as_any().downcast_ref().unwrap()).collect();
+                    [1, 4, 7].map(|layer| cache.layer(layer).storage.as_any().downcast_ref().unwrap()).to_vec();
+                let other: &KvBlocks = cache.layer(0).storage.as_any().downcast_ref().unwrap();
+                assert_eq!((other.keys(0), cache.layer(0).group), (layers[0].keys(0), 1), "a place is each group's");
                 assert_eq!(layers[0].memory.len(), 5 * block_bytes(&spec));
                 let starts =
                     layers.iter().flat_map(|layer| (0..2).flat_map(|head| [layer.keys(head), layer.values(head)]));

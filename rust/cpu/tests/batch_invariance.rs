@@ -7,7 +7,8 @@ use rustllm_ops::conformance::{
     random_weight, rows_of,
 };
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, KvCacheSpec, Result, RopeTable, Tensor,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
+    RopeTable, Tensor,
 };
 
 type Op<'a> = Box<dyn Fn(Tensor, &[u32]) -> Result<Tensor> + 'a>;
@@ -202,7 +203,7 @@ fn chunked(
 ) -> Result<Vec<Vec<u32>>> {
     let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.shape;
     let spec = KvCacheSpec {
-        num_layers: 1,
+        groups: KvCacheGroup::cut(&[case.shape.sliding_window]),
         num_kv_heads,
         head_dim,
         block_size: case.block_size,
@@ -218,13 +219,18 @@ fn chunked(
     for chunk in chunks {
         let end = start + chunk;
         let slot = |p: usize| table[p / case.block_size] * case.block_size as u32 + (p % case.block_size) as u32;
+        let window = case.shape.sliding_window.unwrap_or(usize::MAX);
+        let mut seen = table.to_vec();
+        seen[..(start + 1).saturating_sub(window) / case.block_size].fill(u32::MAX);
         let metadata = AttentionMetadata {
             positions: backend.indices((start as u32..end as u32).collect())?,
-            slot_mapping: backend.indices((start..end).map(slot).collect())?,
             query_start_loc: backend.indices(vec![0, *chunk as u32])?,
             seq_lens: backend.indices(vec![end as u32])?,
-            block_table: backend.indices(table.to_vec())?,
-            max_blocks_per_seq: table.len(),
+            groups: vec![GroupMetadata {
+                slot_mapping: backend.indices((start..end).map(slot).collect())?,
+                block_table: backend.indices(seen)?,
+                max_blocks_per_seq: table.len(),
+            }],
         };
         let part = |values: &[f32], width: usize| backend.tensor(&values[start * width..end * width], *chunk, width);
         backend.write_kv(&part(&keys, kv)?, &part(&values, kv)?, cache.layer(0), &metadata)?;

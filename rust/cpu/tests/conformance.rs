@@ -2,7 +2,7 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{Case, attention_table, cases, moe_table, random_tensor};
-use rustllm_ops::{AttentionParams, Backend, Error, KvCacheDType, KvCacheSpec};
+use rustllm_ops::{AttentionParams, Backend, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
@@ -44,7 +44,7 @@ fn instruction_sets_and_threads_agree_bit_for_bit() {
 fn refuses_blocks_that_do_not_hold_whole_vectors() {
     let backend = backend(Isa::Scalar, 1);
     let spec = |block_size| KvCacheSpec {
-        num_layers: 1,
+        groups: KvCacheGroup::cut(&[None]),
         num_kv_heads: 1,
         head_dim: 8,
         block_size,

@@ -38,9 +38,9 @@ pub struct ModelInfo {
     pub num_parameters: u64,
     /// Longest prompt plus completion, in tokens.
     pub max_model_len: usize,
-    /// The paged cache.
+    /// The paged cache: which layers share blocks, and how many blocks there are.
     pub kv_cache: KvCacheSpec,
-    /// Bytes of the cache.
+    /// Bytes of the cache. A block holds `block_size` tokens of `kv_cache.layers_per_block()` layers.
     pub kv_cache_bytes: usize,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
@@ -111,8 +111,8 @@ impl Engine {
             num_layers: loaded.model.num_layers(),
             num_parameters: loaded.num_parameters,
             max_model_len: if loaded.model.is_bidirectional() { loaded.max_model_len } else { max_model_len },
-            kv_cache: spec,
             kv_cache_bytes: block_bytes.saturating_mul(spec.num_blocks),
+            kv_cache: spec,
             eos_token_ids: eos_token_ids.clone(),
             supported_tasks: tasks.unwrap_or_else(|| vec!["generate"]),
             num_labels: pooling.as_ref().and_then(|pooling| pooling.num_labels),
@@ -349,15 +349,18 @@ fn plan(
         max_model_len: loaded.max_model_len.min(config.max_num_batched_tokens),
         block_size: loaded.max_model_len,
         num_blocks: config.max_num_seqs,
+        sliding_windows: vec![None],
         enable_prefix_caching: false,
         enable_chunked_prefill: false,
         policy: config.scheduling_policy,
         eos_token_ids: eos_token_ids.to_vec(),
     };
     if !loaded.model.is_bidirectional() {
-        (scheduler.num_blocks, scheduler.max_model_len) =
-            memory::plan(config, block_bytes, loaded.max_model_len, memory::available_memory())?;
         scheduler.block_size = config.block_size;
+        scheduler.sliding_windows = spec.groups.iter().map(|group| group.sliding_window).collect();
+        let (groups, available) = (scheduler.kv_cache_groups(), memory::available_memory());
+        (scheduler.num_blocks, scheduler.max_model_len) =
+            memory::plan(config, &groups, block_bytes, loaded.max_model_len, available)?;
         scheduler.enable_prefix_caching = config.enable_prefix_caching;
         scheduler.enable_chunked_prefill = true;
         spec.num_blocks = scheduler.num_blocks;

@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use rustllm_core::KvCacheGroups;
+
 use crate::{EngineConfig, EngineError, GIB};
 
 /// Bytes this process could still allocate: the kernel's estimate, less what its control group forbids.
@@ -29,35 +31,37 @@ fn cgroup_headroom(root: &str) -> Option<u64> {
 
 /// Blocks the cache gets and the model length that leaves, from what the user allows and the machine has.
 ///
-/// A block takes `block_bytes`. `model_limit` is the model's own length limit.
+/// A block takes `block_bytes`. What sequences hold of them is for `groups` to say. `model_limit` is the model's own length
+/// limit.
 pub(crate) fn plan(
     config: &EngineConfig,
+    groups: &KvCacheGroups,
     block_bytes: usize,
     model_limit: usize,
     available: Option<u64>,
 ) -> Result<(usize, usize), EngineError> {
     let per_block = block_bytes as u64;
-    let blocks_for = |tokens: usize| tokens.div_ceil(config.block_size);
+    let needed = groups.max_blocks(model_limit);
     let num_blocks = match (config.num_gpu_blocks_override, config.kv_cache_memory_bytes) {
         (Some(blocks), _) => blocks,
         (None, Some(bytes)) => (bytes / per_block) as usize,
         (None, None) => {
             let available = available.unwrap_or(4 * GIB) as f64 * config.gpu_memory_utilization;
             // More than every sequence at full length can never be in use at once.
-            let most = config.max_num_seqs.saturating_mul(blocks_for(model_limit));
+            let most = config.max_num_seqs.saturating_mul(needed);
             ((available as u64 / per_block) as usize).min(most)
         }
     };
     let num_blocks = num_blocks.min(u32::MAX as usize / config.block_size);
-    let capacity = num_blocks * config.block_size;
+    let capacity = groups.longest_sequence(num_blocks, model_limit);
     match config.max_model_len {
         _ if capacity >= model_limit => Ok((num_blocks, model_limit)),
-        None if num_blocks > 0 => Ok((num_blocks, capacity)),
+        None if capacity > 0 => Ok((num_blocks, capacity)),
         asked => Err(EngineError::Memory(format!(
             "max_model_len {} needs {} cache blocks of {} tokens ({} bytes each), but only {num_blocks} fit: raise \
              kv_cache_memory_bytes or gpu_memory_utilization, or lower max_model_len",
             asked.unwrap_or(model_limit),
-            blocks_for(model_limit),
+            needed,
             config.block_size,
             per_block,
         ))),
@@ -69,6 +73,11 @@ mod tests {
     use super::*;
 
     const BLOCK_BYTES: usize = 4096;
+
+    fn groups(config: &EngineConfig, sliding_windows: &[Option<usize>]) -> KvCacheGroups {
+        let (block_size, max_num_batched_tokens) = (config.block_size, config.max_num_batched_tokens);
+        KvCacheGroups { sliding_windows: sliding_windows.to_vec(), block_size, max_num_batched_tokens }
+    }
 
     #[test]
     fn reads_the_kernels_estimate() {
@@ -82,17 +91,33 @@ mod tests {
         let mut config = EngineConfig::new("model");
         config.gpu_memory_utilization = 0.5;
         let bytes = 10 * BLOCK_BYTES as u64;
-        assert_eq!(plan(&config, BLOCK_BYTES, 64, Some(bytes)).unwrap(), (5, 64));
-        assert_eq!(plan(&config, BLOCK_BYTES, 64, Some(1 << 40)).unwrap(), (128 * 4, 64));
+        assert_eq!(plan(&config, &groups(&config, &[None]), BLOCK_BYTES, 64, Some(bytes)).unwrap(), (5, 64));
+        assert_eq!(plan(&config, &groups(&config, &[None]), BLOCK_BYTES, 64, Some(1 << 40)).unwrap(), (128 * 4, 64));
     }
 
     #[test]
     fn shrinks_a_length_nobody_asked_for_and_refuses_one_that_was() {
         let mut config = EngineConfig::new("model");
         config.num_gpu_blocks_override = Some(3);
-        assert_eq!(plan(&config, BLOCK_BYTES, 64, None).unwrap(), (3, 48));
+        assert_eq!(plan(&config, &groups(&config, &[None]), BLOCK_BYTES, 64, None).unwrap(), (3, 48));
         config.max_model_len = Some(64);
-        let error = plan(&config, BLOCK_BYTES, 64, None).unwrap_err().to_string();
+        let error = plan(&config, &groups(&config, &[None]), BLOCK_BYTES, 64, None).unwrap_err().to_string();
         assert!(error.contains("needs 4 cache blocks of 16 tokens") && error.contains("only 3 fit"), "{error}");
+    }
+
+    #[test]
+    fn windows_count_what_they_hold() {
+        let mut config = EngineConfig::new("model");
+        (config.max_num_seqs, config.max_num_batched_tokens) = (8, 33);
+        // 32 positions before a chunk of 33 lie in 5 blocks of 16 at most, however long the sequence.
+        let windowed = groups(&config, &[Some(33)]);
+        assert_eq!(plan(&config, &windowed, BLOCK_BYTES, 1 << 20, Some(1 << 40)).unwrap(), (8 * 5, 1 << 20));
+        let both = groups(&config, &[None, Some(33)]);
+        config.num_gpu_blocks_override = Some(15);
+        assert_eq!(plan(&config, &both, BLOCK_BYTES, 1 << 20, None).unwrap(), (15, 160));
+        config.num_gpu_blocks_override = Some(4);
+        config.max_model_len = Some(64);
+        let error = plan(&config, &windowed, BLOCK_BYTES, 1 << 20, None).unwrap_err().to_string();
+        assert!(error.contains("needs 5 cache blocks of 16 tokens") && error.contains("only 4 fit"), "{error}");
     }
 }

@@ -1,10 +1,11 @@
 use std::collections::HashMap;
 use std::mem;
+use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustllm_core::{PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
+use rustllm_core::{BlockId, PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
-use rustllm_ops::{AttentionMetadata, Backend, Indices, KvCache, Result, Tensor};
+use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, Indices, KvCache, Result, Tensor};
 
 use crate::PromptLogprobs;
 use crate::pooling::{NotFinite, Pooled, PoolingRunner};
@@ -61,6 +62,11 @@ impl Samplers {
         lock(&self.0).push(sampler);
         sampled
     }
+}
+
+/// The positions that a step computes.
+fn span(entry: &ScheduledSequence) -> Range<usize> {
+    entry.num_computed_tokens..entry.num_computed_tokens + entry.num_tokens
 }
 
 /// A thread that panicked leaves nothing half done here: values are replaced whole.
@@ -146,43 +152,56 @@ impl ModelRunner {
         if self.model.is_bidirectional() {
             return self.whole_prompts(scheduled);
         }
-        let block_size = self.kv_cache.spec().block_size;
         let num_tokens = scheduled.iter().map(|(entry, _)| entry.num_tokens).sum();
-        let end = |entry: &ScheduledSequence| entry.num_computed_tokens + entry.num_tokens;
-        let max_blocks = scheduled.iter().map(|(entry, _)| end(entry).div_ceil(block_size)).max().unwrap_or(0);
-
         let mut token_ids = Vec::with_capacity(num_tokens);
         let mut positions = Vec::with_capacity(num_tokens);
-        let mut slot_mapping = Vec::with_capacity(num_tokens);
         let mut query_start_loc = Vec::with_capacity(scheduled.len() + 1);
         let mut seq_lens = Vec::with_capacity(scheduled.len());
-        let mut block_table = Vec::with_capacity(scheduled.len() * max_blocks);
         query_start_loc.push(0);
         for (entry, sequence) in scheduled {
-            let span = entry.num_computed_tokens..end(entry);
-            let blocks = sequence.block_table();
+            let span = span(entry);
             token_ids.extend_from_slice(&sequence.token_ids()[span.clone()]);
-            for position in span.clone() {
-                positions.push(position as u32);
-                slot_mapping.push(blocks[position / block_size].0 * block_size as u32 + (position % block_size) as u32);
-            }
-            query_start_loc.push(token_ids.len() as u32);
             seq_lens.push(span.end as u32);
-            let used = span.end.div_ceil(block_size);
-            block_table.extend(blocks[..used].iter().map(|block| block.0));
-            block_table.resize(block_table.len() + max_blocks - used, 0);
+            positions.extend(span.map(|position| position as u32));
+            query_start_loc.push(token_ids.len() as u32);
         }
+        let groups = 0..self.kv_cache.spec().groups.len();
         Ok(ForwardBatch {
             token_ids: self.backend.indices(token_ids)?,
             token_type_ids: None,
             attention: AttentionMetadata {
                 positions: self.backend.indices(positions)?,
-                slot_mapping: self.backend.indices(slot_mapping)?,
                 query_start_loc: self.backend.indices(query_start_loc)?,
                 seq_lens: self.backend.indices(seq_lens)?,
-                block_table: self.backend.indices(block_table)?,
-                max_blocks_per_seq: max_blocks,
+                groups: groups.map(|group| self.group_metadata(scheduled, group, num_tokens)).collect::<Result<_>>()?,
             },
+        })
+    }
+
+    /// Where a group of layers keeps the keys and values of the batch.
+    fn group_metadata(
+        &self,
+        scheduled: &[(&ScheduledSequence, &Sequence)],
+        group: usize,
+        num_tokens: usize,
+    ) -> Result<GroupMetadata> {
+        let block_size = self.kv_cache.spec().block_size;
+        let used = |entry: &ScheduledSequence| span(entry).end.div_ceil(block_size);
+        let max_blocks_per_seq = scheduled.iter().map(|(entry, _)| used(entry)).max().unwrap_or(0);
+        let mut slot_mapping = Vec::with_capacity(num_tokens);
+        let mut block_table = Vec::with_capacity(scheduled.len() * max_blocks_per_seq);
+        for (entry, sequence) in scheduled {
+            let first = block_table.len();
+            block_table.extend(sequence.block_table().group(group).take(used(entry)).map(|block| block.0));
+            slot_mapping.extend(span(entry).map(|position| {
+                block_table[first + position / block_size] * block_size as u32 + (position % block_size) as u32
+            }));
+            block_table.resize(first + max_blocks_per_seq, BlockId::NULL.0);
+        }
+        Ok(GroupMetadata {
+            slot_mapping: self.backend.indices(slot_mapping)?,
+            block_table: self.backend.indices(block_table)?,
+            max_blocks_per_seq,
         })
     }
 
@@ -206,11 +225,9 @@ impl ModelRunner {
             token_type_ids: Some(self.backend.indices(types)?),
             attention: AttentionMetadata {
                 positions: self.backend.indices(positions)?,
-                slot_mapping: self.backend.indices(Vec::new())?,
                 query_start_loc: self.backend.indices(query_start_loc)?,
                 seq_lens: self.backend.indices(seq_lens)?,
-                block_table: self.backend.indices(Vec::new())?,
-                max_blocks_per_seq: 0,
+                groups: Vec::new(),
             },
         })
     }

@@ -55,7 +55,7 @@ pub struct EngineStats {
     pub num_running: usize,
     /// Sequences that wait for them.
     pub num_waiting: usize,
-    /// Cache blocks in all.
+    /// Cache blocks in all, for all groups of layers.
     pub num_blocks: usize,
     /// Cache blocks no running sequence holds; cached prefixes count as free.
     pub num_free_blocks: usize,

@@ -257,6 +257,12 @@ impl ModelConfig {
         short.fold(self.max_model_len, usize::min)
     }
 
+    /// Positions that each layer sees, `None` where its window reaches past the longest sequence.
+    pub fn sliding_windows(&self) -> Vec<Option<usize>> {
+        let of_layer = |layer: &LayerConfig| layer.sliding_window.filter(|window| *window < self.max_model_len);
+        self.layers.iter().map(of_layer).collect()
+    }
+
     /// What layer `layer`'s attention computes.
     pub fn attention_params(&self, layer: usize) -> AttentionParams {
         let AttentionConfig { num_heads, num_kv_heads, head_dim, soft_cap, .. } = self.attention;

@@ -1,4 +1,4 @@
-use crate::{Indices, Tensor};
+use crate::{Indices, KvCacheLayer, Tensor};
 
 /// Which tokens of the flat batch belong to whom, and where their keys and values are.
 ///
@@ -8,22 +8,34 @@ use crate::{Indices, Tensor};
 ///   query_start_loc = [0, 4, 6, 7]
 ///   positions       = [0, 1, 2, 3, 8, 9, 41]     b has 8 tokens computed before, c 41
 ///   seq_lens        = [4, 10, 42]                keys visible to the last row of each
-///   slot_mapping[r] = where row r's key and value go
-///   block_table     = [[3, -], [7, -], [1, 9, 4]] flattened, max_blocks_per_seq to a row
+///
+///   groups[0]       full attention                      groups[1]    a window of 20
+///   slot_mapping[r] = where row r's key and value go    the same, in blocks of its own
+///   block_table     = [[3, -, -], [7, -, -], [1, 9, 4]]              [[5, -, -], [2, -, -], [x, 6, 8]]
+///                     flattened, max_blocks_per_seq to a row; block_size 16
 /// ```
 ///
-/// Row `r` at position `p` attends to positions `0..=p` of its sequence (less, with a sliding window).
+/// Row `r` at position `p` attends to positions `0..=p` of its sequence (less, with a sliding window). Blocks that no row
+/// sees are not read: `x` may be any number.
 #[derive(Debug, Clone)]
 pub struct AttentionMetadata {
     /// Position of each row in its sequence, `[num_tokens]`.
     pub positions: Indices,
-    /// Cache slot each row's key and value are written to, `[num_tokens]`.
-    pub slot_mapping: Indices,
     /// First row of each sequence, then the number of rows, `[num_seqs + 1]`.
     pub query_start_loc: Indices,
     /// Tokens of each sequence whose keys exist once this step has written its own, `[num_seqs]`.
     pub seq_lens: Indices,
-    /// Blocks of each sequence in order, `[num_seqs, max_blocks_per_seq]`; entries past a sequence's end are not read.
+    /// Where each group of the cache's layers keeps its keys and values.
+    pub groups: Vec<GroupMetadata>,
+}
+
+/// Where the layers of one [`KvCacheGroup`](crate::KvCacheGroup) keep keys and values.
+#[derive(Debug, Clone)]
+pub struct GroupMetadata {
+    /// Cache slot each row's key and value are written to, `[num_tokens]`.
+    pub slot_mapping: Indices,
+    /// Blocks of each sequence in order, `[num_seqs, max_blocks_per_seq]`. Entries past a sequence's end are not read, nor
+    /// those wholly before what its first row sees.
     pub block_table: Indices,
     /// Row length of `block_table`.
     pub max_blocks_per_seq: usize,
@@ -38,6 +50,11 @@ impl AttentionMetadata {
     /// Rows of the batch.
     pub fn num_tokens(&self) -> usize {
         self.positions.len()
+    }
+
+    /// Where a layer's keys and values are. Operand checks have seen that it is there.
+    pub fn group(&self, layer: &KvCacheLayer) -> &GroupMetadata {
+        &self.groups[layer.group]
     }
 }
 

@@ -1,8 +1,8 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, HostMatrix, Indices,
-    KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
+    Indices, KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -123,13 +123,18 @@ pub fn fill_heads(x: &Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] naming what does not fit.
 pub fn write_kv(k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
-    let spec = &layer.spec;
+    let (spec, group) = (&layer.spec, group("write_kv", layer, metadata)?);
     same_shape("write_kv", k, v)?;
     require(k.cols() == spec.num_kv_heads * spec.head_dim, "write_kv", || {
         format!("rows of {} into {} heads of {}", k.cols(), spec.num_kv_heads, spec.head_dim)
     })?;
-    rows("write_kv", "slot_mapping", &metadata.slot_mapping, k.rows())?;
-    below("write_kv", "slot", &metadata.slot_mapping, spec.num_blocks * spec.block_size)
+    rows("write_kv", "slot_mapping", &group.slot_mapping, k.rows())?;
+    below("write_kv", "slot", &group.slot_mapping, spec.num_blocks * spec.block_size)
+}
+
+fn group<'a>(op: &'static str, layer: &KvCacheLayer, metadata: &'a AttentionMetadata) -> Result<&'a GroupMetadata> {
+    let detail = || format!("a layer of group {}, block tables of {} groups", layer.group, metadata.groups.len());
+    metadata.groups.get(layer.group).ok_or_else(|| Error::Shape { op, detail: detail() })
 }
 
 /// Queries, cache, metadata and parameters fit together, and every block that will be read exists.
@@ -142,7 +147,7 @@ pub fn attention(
     metadata: &AttentionMetadata,
     params: &AttentionParams,
 ) -> Result<()> {
-    let spec = &layer.spec;
+    let (spec, group) = (&layer.spec, group("attention", layer, metadata)?);
     require(
         params.head_dim == spec.head_dim
             && params.num_kv_heads == spec.num_kv_heads
@@ -160,7 +165,7 @@ pub fn attention(
     })?;
     rows("attention", "positions", &metadata.positions, q.rows())?;
     rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
-    rows("attention", "block_table", &metadata.block_table, metadata.num_seqs() * metadata.max_blocks_per_seq)?;
+    rows("attention", "block_table", &group.block_table, metadata.num_seqs() * group.max_blocks_per_seq)?;
     let starts = metadata.query_start_loc.as_slice();
     require(
         starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
@@ -169,20 +174,27 @@ pub fn attention(
     )?;
     for (seq, &len) in metadata.seq_lens.as_slice().iter().enumerate() {
         let blocks = (len as usize).div_ceil(spec.block_size);
-        let table = metadata.block_table.as_slice();
-        require(blocks <= metadata.max_blocks_per_seq, "attention", || {
+        require(blocks <= group.max_blocks_per_seq, "attention", || {
             format!("sequence {seq} of {len} tokens needs {blocks} blocks")
         })?;
-        let own = &table[seq * metadata.max_blocks_per_seq..][..blocks];
-        require(own.iter().all(|block| (*block as usize) < spec.num_blocks), "attention", || {
-            format!("sequence {seq} has a block past the cache's {}", spec.num_blocks)
-        })?;
-        let span = starts[seq] as usize..starts[seq + 1] as usize;
-        require(metadata.positions.as_slice()[span].iter().all(|position| *position < len), "attention", || {
+        let positions = &metadata.positions.as_slice()[starts[seq] as usize..starts[seq + 1] as usize];
+        require(positions.iter().all(|position| *position < len), "attention", || {
             format!("sequence {seq} has a row past its {len} tokens")
+        })?;
+        let own = &group.block_table.as_slice()[seq * group.max_blocks_per_seq..][..blocks];
+        let seen = own.get(first_seen(positions, params) / spec.block_size..).unwrap_or(&[]);
+        require(seen.iter().all(|block| (*block as usize) < spec.num_blocks), "attention", || {
+            format!("sequence {seq} sees a block past the cache's {}", spec.num_blocks)
         })?;
     }
     Ok(())
+}
+
+/// The first position that any of a sequence's rows, at `positions`, sees. Blocks wholly before it need not exist: none at all,
+/// where there are no rows.
+pub(crate) fn first_seen(positions: &[u32], params: &AttentionParams) -> usize {
+    let Some(first) = positions.iter().min() else { return usize::MAX };
+    params.sliding_window.map_or(0, |window| (*first as usize + 1).saturating_sub(window))
 }
 
 /// Queries, keys, values, sequences and parameters fit together.

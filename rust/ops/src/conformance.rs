@@ -10,8 +10,8 @@ mod moe;
 use std::fmt;
 
 use crate::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, HostMatrix, KvCacheDType, KvCacheSpec,
-    ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, GroupMetadata, HostMatrix, KvCacheDType,
+    KvCacheGroup, KvCacheSpec, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
 
 pub use encoder::{EncoderCase, encoder_table};
@@ -382,7 +382,8 @@ fn rotary_cases(cases: &mut Vec<Case>) {
 /// A batch of sequences over a paged cache: for each, the tokens cached before this step and those of this step.
 ///
 /// Blocks are dealt out of order, and every slot of every block is first filled with NaN, as if another sequence had left
-/// it there: what a row may not see must not reach its result.
+/// it there: what a row may not see must not reach its result. With a window, blocks that the step's rows do not see are no
+/// block at all, and what lies before the window in the first they see is NaN. The layer is one of three, in two groups.
 #[derive(Debug, Clone)]
 pub struct AttentionCase {
     /// `(cached before, tokens of this step)` of each sequence.
@@ -429,6 +430,11 @@ impl AttentionCase {
         self.seqs.len() * self.max_blocks() + 2
     }
 
+    /// The first position that the step of a sequence of `cached` tokens sees.
+    fn first_seen(&self, cached: usize) -> usize {
+        check::first_seen(&[cached as u32], &self.shape)
+    }
+
     /// The metadata of rows `from(cached) .. to` of every sequence.
     fn metadata(
         &self,
@@ -438,9 +444,10 @@ impl AttentionCase {
         let (max_blocks, num_blocks) = (self.max_blocks(), self.num_blocks());
         let (mut positions, mut slots, mut starts, mut lens) = (vec![], vec![], vec![0], vec![]);
         // Block 0 and the last are nobody's; the others are dealt from the end.
-        let table: Vec<u32> = (0..self.seqs.len() * max_blocks).map(|i| (num_blocks - 2 - i) as u32).collect();
+        let mut table: Vec<u32> = (0..self.seqs.len() * max_blocks).map(|i| (num_blocks - 2 - i) as u32).collect();
         for (seq, (cached, new)) in self.seqs.iter().enumerate() {
             let (from, to) = span(*cached, *new);
+            table[seq * max_blocks..][..self.first_seen(*cached) / self.block_size].fill(u32::MAX);
             for position in from..to {
                 let block = table[seq * max_blocks + position / self.block_size] as usize;
                 positions.push(position as u32);
@@ -449,13 +456,15 @@ impl AttentionCase {
             starts.push(positions.len() as u32);
             lens.push(to as u32);
         }
+        let group = |slots: Vec<u32>, table: Vec<u32>| -> Result<GroupMetadata> {
+            let (slot_mapping, block_table) = (backend.indices(slots)?, backend.indices(table)?);
+            Ok(GroupMetadata { slot_mapping, block_table, max_blocks_per_seq: max_blocks })
+        };
         Ok(AttentionMetadata {
+            groups: vec![group(vec![u32::MAX; slots.len()], vec![u32::MAX; table.len()])?, group(slots, table)?],
             positions: backend.indices(positions)?,
-            slot_mapping: backend.indices(slots)?,
             query_start_loc: backend.indices(starts)?,
             seq_lens: backend.indices(lens)?,
-            block_table: backend.indices(table)?,
-            max_blocks_per_seq: max_blocks,
         })
     }
 
@@ -483,21 +492,24 @@ impl AttentionCase {
     /// What an op fails with.
     pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
         let cache = backend.alloc_kv_cache(&KvCacheSpec {
-            num_layers: 1,
+            groups: vec![
+                KvCacheGroup { sliding_window: None, layers: vec![0] },
+                KvCacheGroup { sliding_window: self.shape.sliding_window, layers: vec![1, 2] },
+            ],
             num_kv_heads: self.shape.num_kv_heads,
             head_dim: self.shape.head_dim,
             block_size: self.block_size,
             num_blocks: self.num_blocks(),
             dtype: self.dtype,
         })?;
-        let layer = cache.layer(0);
+        let layer = cache.layer(2);
         let slots = self.num_blocks() * self.block_size;
         let width = self.shape.num_kv_heads * self.shape.head_dim;
         let poison = backend.tensor(&vec![f32::NAN; slots * width], slots, width)?;
         let mut everywhere = self.metadata(backend, |_, _| (0, 0))?;
-        everywhere.slot_mapping = backend.indices((0..slots as u32).collect())?;
+        everywhere.groups[layer.group].slot_mapping = backend.indices((0..slots as u32).collect())?;
         backend.write_kv(&poison, &poison, layer, &everywhere)?;
-        let before = self.metadata(backend, |cached, _| (0, cached))?;
+        let before = self.metadata(backend, |cached, _| (self.first_seen(cached), cached))?;
         if before.num_tokens() > 0 {
             backend.write_kv(&self.kv(backend, &before, 1)?, &self.kv(backend, &before, 2)?, layer, &before)?;
         }

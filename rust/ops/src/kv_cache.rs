@@ -3,7 +3,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::quantize::int8_row;
-use crate::{DType, Storage};
+use crate::{DType, KvCacheGroup, Storage};
 
 /// How keys and values are kept in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -100,36 +100,57 @@ impl FromStr for KvCacheDType {
 }
 
 /// Size and element type of a paged key/value cache.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvCacheSpec {
-    /// Attention layers, each with keys and values of its own.
-    pub num_layers: usize,
+    /// Attention layers, each with keys and values of its own, by the blocks they have in common.
+    pub groups: Vec<KvCacheGroup>,
     /// Key/value heads of a layer.
     pub num_kv_heads: usize,
     /// Elements of a head.
     pub head_dim: usize,
     /// Tokens a block holds.
     pub block_size: usize,
-    /// Blocks in the pool, shared by all layers: block `b` is block `b` in each.
+    /// Blocks in the pool, shared by all groups: a block holds the layers of the group that uses it.
     pub num_blocks: usize,
     /// Element type of keys and values.
     pub dtype: KvCacheDType,
 }
 
+impl KvCacheSpec {
+    /// Attention layers of all groups.
+    pub fn num_layers(&self) -> usize {
+        self.groups.iter().map(|group| group.layers.len()).sum()
+    }
+
+    /// Layers that a block has places for: those of the largest group.
+    pub fn layers_per_block(&self) -> usize {
+        self.groups.iter().map(|group| group.layers.len()).max().unwrap_or(0)
+    }
+}
+
 /// Keys and values of every layer, in blocks of [`KvCacheSpec::block_size`] tokens.
 ///
-/// Token `i` of a sequence lives in slot `block_table[i / block_size] * block_size + i % block_size` of every layer.
+/// Token `i` of a sequence lives in slot `block_table[i / block_size] * block_size + i % block_size` of every layer, by
+/// the block table of the layer's group.
 #[derive(Debug)]
 pub struct KvCache {
-    spec: KvCacheSpec,
+    spec: Arc<KvCacheSpec>,
     layers: Vec<KvCacheLayer>,
 }
 
 impl KvCache {
-    /// A cache of `spec.num_layers` layers. For backends.
-    pub fn new(spec: KvCacheSpec, layers: Vec<KvCacheLayer>) -> Self {
-        debug_assert_eq!(spec.num_layers, layers.len());
-        Self { spec, layers }
+    /// A cache for `spec`, whose blocks hold the storages of `places`, one for each of `layers_per_block`. For backends.
+    pub fn new(spec: Arc<KvCacheSpec>, places: &[Arc<dyn Storage>]) -> Self {
+        debug_assert_eq!(spec.layers_per_block(), places.len());
+        let mut layers: Vec<(usize, KvCacheLayer)> = Vec::with_capacity(spec.num_layers());
+        for (group, members) in spec.groups.iter().enumerate() {
+            layers.extend(members.layers.iter().zip(places).map(|(layer, storage)| {
+                (*layer, KvCacheLayer { spec: Arc::clone(&spec), group, storage: Arc::clone(storage) })
+            }));
+        }
+        layers.sort_by_key(|(layer, _)| *layer);
+        debug_assert!(layers.iter().map(|(layer, _)| *layer).eq(0..layers.len()), "every layer is in one group");
+        Self { spec, layers: layers.into_iter().map(|(_, layer)| layer).collect() }
     }
 
     /// What the cache was made for.
@@ -147,8 +168,10 @@ impl KvCache {
 #[derive(Debug, Clone)]
 pub struct KvCacheLayer {
     /// The cache's spec.
-    pub spec: KvCacheSpec,
-    /// The blocks.
+    pub spec: Arc<KvCacheSpec>,
+    /// Which of `spec.groups` the layer is in, and with it whose block tables are its own.
+    pub group: usize,
+    /// The layer's place in every block.
     pub storage: Arc<dyn Storage>,
 }
 

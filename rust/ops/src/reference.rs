@@ -33,7 +33,7 @@ pub struct ReferenceBackend;
 #[derive(Debug)]
 struct Matrix(Candle);
 
-/// One layer's cache: a row of `num_kv_heads * head_dim` values for every slot.
+/// The layers of one place in a block: a row of `num_kv_heads * head_dim` values for every slot.
 #[derive(Debug)]
 struct Slots(Mutex<SlotRows>);
 
@@ -145,18 +145,17 @@ impl Backend for ReferenceBackend {
     }
 
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
-        let layer = || {
+        let place = |_| -> Arc<dyn Storage> {
             let row = vec![f32::NAN; spec.num_kv_heads * spec.head_dim];
             let rows = vec![row; spec.num_blocks * spec.block_size];
-            let slots = Slots(Mutex::new(SlotRows { keys: rows.clone(), values: rows }));
-            KvCacheLayer { spec: *spec, storage: Arc::new(slots) }
+            Arc::new(Slots(Mutex::new(SlotRows { keys: rows.clone(), values: rows })))
         };
-        Ok(KvCache::new(*spec, (0..spec.num_layers).map(|_| layer()).collect()))
+        Ok(KvCache::new(Arc::new(spec.clone()), &(0..spec.layers_per_block()).map(place).collect::<Vec<_>>()))
     }
 
     fn kv_cache_block_bytes(&self, spec: &KvCacheSpec) -> usize {
         // Rows of float32, whatever they are rounded to.
-        2 * spec.num_layers * spec.num_kv_heads * spec.head_dim * spec.block_size * size_of::<f32>()
+        2 * spec.layers_per_block() * spec.num_kv_heads * spec.head_dim * spec.block_size * size_of::<f32>()
     }
 
     fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
@@ -237,7 +236,7 @@ impl Backend for ReferenceBackend {
         };
         let (keys, values) = (rounded(k)?, rounded(v)?);
         let mut rows = downcast::<Slots>(&layer.storage)?.0.lock().unwrap_or_else(PoisonError::into_inner);
-        for ((slot, key), value) in metadata.slot_mapping.as_slice().iter().zip(keys).zip(values) {
+        for ((slot, key), value) in metadata.group(layer).slot_mapping.as_slice().iter().zip(keys).zip(values) {
             rows.keys[*slot as usize] = key;
             rows.values[*slot as usize] = value;
         }
@@ -253,7 +252,7 @@ impl Backend for ReferenceBackend {
     ) -> Result<Tensor> {
         check::attention(q, layer, metadata, params)?;
         let rows = downcast::<Slots>(&layer.storage)?.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let q = candle(q)?.contiguous()?;
+        let (q, group) = (candle(q)?.contiguous()?, metadata.group(layer));
         let mut outputs = Vec::with_capacity(metadata.num_seqs());
         for seq in 0..metadata.num_seqs() {
             let start = metadata.query_start_loc.as_slice()[seq] as usize;
@@ -261,12 +260,13 @@ impl Backend for ReferenceBackend {
             if start == end {
                 continue;
             }
-            let blocks = &metadata.block_table.as_slice()[seq * metadata.max_blocks_per_seq..];
-            let slots: Vec<usize> = (0..metadata.seq_lens.as_slice()[seq] as usize)
+            let blocks = &group.block_table.as_slice()[seq * group.max_blocks_per_seq..];
+            let positions = &metadata.positions.as_slice()[start..end];
+            let first = check::first_seen(positions, params);
+            let slots: Vec<usize> = (first..metadata.seq_lens.as_slice()[seq] as usize)
                 .map(|i| blocks[i / layer.spec.block_size] as usize * layer.spec.block_size + i % layer.spec.block_size)
                 .collect();
-            let positions = &metadata.positions.as_slice()[start..end];
-            outputs.push(attend(&q.narrow(0, start, end - start)?, &rows, &slots, positions, params)?);
+            outputs.push(attend(&q.narrow(0, start, end - start)?, &rows, (first, &slots), positions, params)?);
         }
         wrap(Candle::cat(&outputs, 0)?)
     }
@@ -334,11 +334,12 @@ impl Backend for ReferenceBackend {
     }
 }
 
-/// Softmax attention of one sequence's rows `q`, `[rows, num_heads * head_dim]`, over its `slots` in order.
+/// Softmax attention of one sequence's rows `q`, `[rows, num_heads * head_dim]`, over the `slots` of its positions from `first`
+/// on, in order.
 fn attend(
     q: &Candle,
     cache: &SlotRows,
-    slots: &[usize],
+    (first, slots): (usize, &[usize]),
     positions: &[u32],
     params: &AttentionParams,
 ) -> Result<Candle> {
@@ -355,9 +356,8 @@ fn attend(
     let mask: Vec<f32> = positions
         .iter()
         .flat_map(|position| {
-            let last = *position as usize;
-            let first = params.sliding_window.map_or(0, |window| (last + 1).saturating_sub(window));
-            (0..keys).map(move |key| if (first..=last).contains(&key) { 0.0 } else { f32::NEG_INFINITY })
+            let seen = check::first_seen(&[*position], params)..=*position as usize;
+            (first..first + keys).map(move |key| if seen.contains(&key) { 0.0 } else { f32::NEG_INFINITY })
         })
         .collect();
     let q = q.reshape((rows, params.num_heads, params.head_dim))?.transpose(0, 1)?.contiguous()?;
@@ -367,7 +367,7 @@ fn attend(
     }
     let of_heads = |x: &Tensor| -> Result<Candle> { Ok(candle(x)?.reshape((params.num_heads, 1, 1))?) };
     if let Some(slopes) = &params.alibi_slopes {
-        let distance = |position: u32| (0..keys).map(move |key| key as f32 - position as f32);
+        let distance = |position: u32| (first..first + keys).map(move |key| key as f32 - position as f32);
         let distances: Vec<f32> = positions.iter().flat_map(|position| distance(*position)).collect();
         let distances = Candle::from_vec(distances, (1, rows, keys), &Device::Cpu)?;
         scores = (scores + of_heads(slopes)?.broadcast_mul(&distances)?)?;

@@ -1,5 +1,7 @@
 //! The scheduler's settings and the errors of its door.
 
+use crate::block_hash::BlockHash;
+use crate::kv_cache_groups::KvCacheGroups;
 use crate::sampling_params::ParamError;
 
 /// Which sequence goes first.
@@ -23,8 +25,10 @@ pub struct SchedulerConfig {
     pub max_model_len: usize,
     /// Tokens in a KV block.
     pub block_size: usize,
-    /// KV blocks there are.
+    /// KV blocks there are, for all groups of layers.
     pub num_blocks: usize,
+    /// Of each group of layers, how many positions it sees; all before where `None`. See [`KvCacheGroups`].
+    pub sliding_windows: Vec<Option<usize>>,
     /// Whether blocks are shared between sequences of the same prefix.
     pub enable_prefix_caching: bool,
     /// Whether a prompt may be computed in several steps. If not, `max_num_batched_tokens` must reach `max_model_len`.
@@ -75,7 +79,27 @@ impl SchedulerConfig {
             let allowed = "at least max_model_len where prompts are computed in one step";
             return Err(ConfigError { field: "max_num_batched_tokens", value: self.max_num_batched_tokens, allowed });
         }
+        self.verify_groups()
+    }
+
+    fn verify_groups(&self) -> Result<(), ConfigError> {
+        let num_groups = self.sliding_windows.len();
+        if !(1..=BlockHash::MAX_GROUPS).contains(&num_groups) {
+            return Err(ConfigError { field: "sliding_windows", value: num_groups, allowed: "of 1 to 256 groups" });
+        }
+        if self.sliding_windows.contains(&Some(0)) {
+            return Err(ConfigError { field: "sliding_windows", value: 0, allowed: "None or at least 1" });
+        }
         Ok(())
+    }
+
+    /// What decides how many blocks sequences hold.
+    pub fn kv_cache_groups(&self) -> KvCacheGroups {
+        KvCacheGroups {
+            sliding_windows: self.sliding_windows.clone(),
+            block_size: self.block_size,
+            max_num_batched_tokens: self.max_num_batched_tokens,
+        }
     }
 }
 
@@ -106,7 +130,7 @@ pub enum AddRequestError {
     /// The longest sequence that the request may produce does not fit into the KV cache even alone.
     #[error(
         "The request may need {num_tokens} tokens in the KV cache (prompt of {num_prompt_tokens} and its output), which \
-         is more than the cache holds ({capacity} = num_blocks {num_blocks} * block_size {block_size}). Lower \
+         is more than its {num_blocks} blocks of {block_size} tokens hold of one sequence ({capacity}). Lower \
          max_tokens or max_model_len, or give the cache more blocks."
     )]
     TooLongForCache {
@@ -114,7 +138,7 @@ pub enum AddRequestError {
         num_tokens: usize,
         /// Tokens in the prompt.
         num_prompt_tokens: usize,
-        /// Tokens that the cache holds.
+        /// Tokens of the longest sequence that fits.
         capacity: usize,
         /// Blocks of the cache.
         num_blocks: usize,

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 
 use super::Scheduler;
+use crate::block_pool::BlockId;
 use crate::sequence::{Sequence, SequenceStatus};
 
 impl Scheduler {
@@ -15,7 +16,7 @@ impl Scheduler {
     pub fn check_integrity(&self) {
         let mut ref_counts = vec![0; self.config.num_blocks];
         for sequence in self.sequences.iter() {
-            sequence.block_table().iter().for_each(|id| ref_counts[id.index()] += 1);
+            sequence.block_table().held().for_each(|id| ref_counts[id.index()] += 1);
         }
         self.blocks.pool().check_integrity(&ref_counts);
         self.sequences.iter().for_each(|sequence| self.check_sequence(sequence));
@@ -34,18 +35,29 @@ impl Scheduler {
         let (table, block_size) = (sequence.block_table(), self.config.block_size);
         let num_computed = sequence.num_computed_tokens();
         assert!(num_computed <= sequence.num_tokens(), "{id:?}: more computed tokens than tokens");
-        assert_eq!(table.len(), num_computed.div_ceil(block_size), "{id:?}: blocks against computed tokens");
+        assert_eq!(table.num_rows(), num_computed.div_ceil(block_size), "{id:?}: blocks against computed tokens");
         if sequence.status() != SequenceStatus::Running && sequence.num_steps_in_flight == 0 {
             assert!(table.is_empty(), "{id:?}: holds blocks without running");
         }
-        let pool = self.blocks.pool();
-        let num_full = num_computed / block_size;
-        for (index, block) in table.iter().enumerate() {
-            if index >= num_full {
-                assert_eq!((pool.ref_count(*block), pool.hash(*block)), (1, None), "{id:?}: a partial block is shared");
-            } else if let (Some(held), Some(known)) = (pool.hash(*block), sequence.known_block_hash(index)) {
-                assert_eq!(held, known, "{id:?}: block {index} of its table holds another prefix");
-            }
+        for (group, window) in self.config.sliding_windows.iter().enumerate() {
+            let first_seen = self.blocks.groups().first_seen_row(*window, num_computed);
+            let held = table.group(group).enumerate().filter(|(_, block)| !block.is_null());
+            self.blocks.groups().check_held(group, held.clone().count());
+            assert_eq!(
+                held.clone().filter(|(row, _)| *row >= first_seen).count(),
+                table.num_rows() - first_seen,
+                "{id:?}: group {group} gave back what is still seen"
+            );
+            held.for_each(|(row, block)| self.check_block(sequence, group, row, block));
+        }
+    }
+
+    fn check_block(&self, sequence: &Sequence, group: usize, row: usize, block: BlockId) {
+        let (id, pool) = (sequence.seq_id(), self.blocks.pool());
+        if row >= sequence.num_computed_tokens() / self.config.block_size {
+            assert_eq!((pool.ref_count(block), pool.hash(block)), (1, None), "{id:?}: a partial block is shared");
+        } else if let (Some(held), Some(known)) = (pool.hash(block), sequence.known_block_hash(row)) {
+            assert_eq!(held, known.of_group(group), "{id:?}: row {row} of group {group} holds another prefix");
         }
     }
 

@@ -76,7 +76,8 @@ impl Scheduler {
     /// The first setting out of its range.
     pub fn new(config: SchedulerConfig) -> Result<Self, ConfigError> {
         config.verify()?;
-        let blocks = BlockManager::new(config.num_blocks as u32, config.block_size, config.enable_prefix_caching);
+        let blocks =
+            BlockManager::new(config.num_blocks as u32, config.kv_cache_groups(), config.enable_prefix_caching);
         Ok(Self {
             config,
             sequences: SequenceTable::default(),
@@ -107,8 +108,9 @@ impl Scheduler {
             request.priority = 0;
         }
         let request = Arc::new(RequestState::new(request));
+        let num_groups = self.blocks.groups().len();
         let seq_ids: Vec<SeqId> = (0..request.params.n)
-            .map(|index| self.sequences.insert(|seq_id| Sequence::new(seq_id, Arc::clone(&request), index)))
+            .map(|index| self.sequences.insert(|seq_id| Sequence::new(seq_id, Arc::clone(&request), index, num_groups)))
             .collect();
         self.waiting.extend(seq_ids.iter().map(|seq_id| (request.priority, *seq_id)));
         let num_unfinished = seq_ids.len();
@@ -137,8 +139,9 @@ impl Scheduler {
             Some(_) => num_prompt_tokens,
             None => num_prompt_tokens.saturating_add(max_output).min(max_model_len) - 1,
         };
-        let capacity = num_blocks.saturating_mul(block_size);
-        if num_tokens > capacity {
+        let groups = self.blocks.groups();
+        if groups.max_blocks(num_tokens) > num_blocks {
+            let capacity = groups.longest_sequence(num_blocks, num_tokens);
             return Err(AddRequestError::TooLongForCache {
                 num_tokens,
                 num_prompt_tokens,
@@ -199,7 +202,7 @@ impl Scheduler {
         let mut next = 0;
         while next < self.running.len() && output.num_tokens < self.config.max_num_batched_tokens {
             let seq_id = self.running[next];
-            self.extend_cached_prefix(seq_id);
+            self.renew_blocks(seq_id);
             let budget = self.config.max_num_batched_tokens - output.num_tokens;
             let num_tokens = self.sequences[seq_id].num_remaining_tokens().min(budget);
             if !self.make_room(seq_id, num_tokens, output) {
@@ -210,8 +213,9 @@ impl Scheduler {
         }
     }
 
-    /// While a sequence catches up with its tokens, others may have cached the blocks it comes to next.
-    fn extend_cached_prefix(&mut self, seq_id: SeqId) {
+    /// While a sequence catches up with its tokens, others may have cached the blocks it comes to next; and as it goes
+    /// on, windows leave blocks behind.
+    fn renew_blocks(&mut self, seq_id: SeqId) {
         let sequence = &mut self.sequences[seq_id];
         if sequence.num_remaining_tokens() > 1 {
             let num_hits = self.blocks.extend_cached_prefix(sequence) as u64;
@@ -219,6 +223,7 @@ impl Scheduler {
                 self.prefix_cache_hits += num_hits;
             }
         }
+        self.blocks.release_unseen(sequence);
     }
 
     /// Preempts from the end of the queue until the sequence has blocks for its tokens. False when it came to itself.
@@ -373,7 +378,7 @@ impl Scheduler {
         let sequence = self.sequences.get(seq_id)?;
         let (request_id, index) = (Arc::clone(sequence.request_id()), sequence.index());
         if !sequence.is_finished() {
-            self.blocks.unregister(sequence.block_table());
+            self.blocks.unregister_sequence(sequence);
         }
         let request_finished = self.finish(seq_id, FinishReason::Error)?;
         let finish = Some(FinishReason::Error);

@@ -5,8 +5,10 @@ mod order;
 mod pooling;
 mod prefix;
 mod stop;
+mod windows;
 
 use super::*;
+use crate::block_pool::BlockId;
 use crate::sampling_params::SamplingParams;
 
 const EOS: u32 = 99;
@@ -21,6 +23,7 @@ fn setup() -> Setup {
         max_model_len: 64,
         block_size: 4,
         num_blocks: 100,
+        sliding_windows: vec![None],
         enable_prefix_caching: true,
         enable_chunked_prefill: true,
         policy: SchedulingPolicy::Fcfs,
@@ -46,6 +49,11 @@ impl Setup {
 
     fn blocks(mut self, num_blocks: usize) -> Self {
         self.0.num_blocks = num_blocks;
+        self
+    }
+
+    fn windows(mut self, sliding_windows: &[Option<usize>]) -> Self {
+        self.0.sliding_windows = sliding_windows.to_vec();
         self
     }
 

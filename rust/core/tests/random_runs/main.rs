@@ -7,7 +7,7 @@
 mod shadow;
 
 use proptest::prelude::*;
-use rustllm_core::{SchedulerConfig, SchedulingPolicy};
+use rustllm_core::{KvCacheGroups, SchedulerConfig, SchedulingPolicy};
 
 use shadow::{EOS, Job, ShadowEngine, VOCAB};
 
@@ -34,19 +34,31 @@ enum Op {
 
 fn config() -> impl Strategy<Value = SchedulerConfig> {
     let policy = prop_oneof![Just(SchedulingPolicy::Fcfs), Just(SchedulingPolicy::Priority)];
-    (1..6usize, 1..40usize, 1..6usize, 0..12usize, any::<bool>(), policy).prop_map(
-        |(max_num_seqs, max_num_batched_tokens, block_size, spare, enable_prefix_caching, policy)| SchedulerConfig {
-            max_num_seqs,
-            max_num_batched_tokens,
-            max_model_len: MAX_MODEL_LEN,
-            block_size,
-            num_blocks: (MAX_MODEL_LEN - 1).div_ceil(block_size) + spare,
-            enable_prefix_caching,
-            enable_chunked_prefill: true,
-            policy,
-            eos_token_ids: vec![EOS],
+    (1..6usize, 1..40usize, 1..6usize, sliding_windows(), 0..12usize, any::<bool>(), policy).prop_map(
+        |(max_num_seqs, max_num_batched_tokens, block_size, sliding_windows, spare, enable_prefix_caching, policy)| {
+            let groups = KvCacheGroups { sliding_windows, block_size, max_num_batched_tokens };
+            SchedulerConfig {
+                max_num_seqs,
+                max_num_batched_tokens,
+                max_model_len: MAX_MODEL_LEN,
+                block_size,
+                num_blocks: groups.max_blocks(MAX_MODEL_LEN - 1) + spare,
+                sliding_windows: groups.sliding_windows,
+                enable_prefix_caching,
+                enable_chunked_prefill: true,
+                policy,
+                eos_token_ids: vec![EOS],
+            }
         },
     )
+}
+
+/// One group without a window, or any few.
+fn sliding_windows() -> impl Strategy<Value = Vec<Option<usize>>> {
+    prop_oneof![
+        1 => Just(vec![None]),
+        3 => prop::collection::vec(prop::option::weighted(0.7, 1..20usize), 1..4),
+    ]
 }
 
 /// Prompts are cuts of a few streams, so that many have a prefix in common.

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use rustllm_core::{
-    FinishReason, Request, SamplingParams, Scheduler, SchedulerConfig, SchedulerOutput, SeqId, Sequence,
-    SequenceStatus, SequenceUpdate,
+    FinishReason, Request, SamplingParams, ScheduledSequence, Scheduler, SchedulerConfig, SchedulerOutput, SeqId,
+    Sequence, SequenceStatus, SequenceUpdate,
 };
 
 pub const VOCAB: u32 = 23;
@@ -106,7 +106,7 @@ pub struct ShadowEngine {
     /// The step before, executed and not taken in yet, when the loop is overlapped.
     under_way: Option<(SchedulerOutput, Vec<Option<u32>>)>,
     last_scheduled: Vec<SeqId>,
-    /// For each slot of the KV memory, the fingerprint of the prefix it was computed from.
+    /// For each slot of the KV memory, the fingerprint of the prefix it was computed from, and of the group that did.
     slots: Vec<Option<u64>>,
     jobs: HashMap<String, Job>,
     outputs: HashMap<(String, u32), Vec<u32>>,
@@ -270,11 +270,16 @@ impl ShadowEngine {
             let sequence = self.scheduler.sequence(scheduled.seq_id).expect("a scheduled sequence is readable");
             let states = self.states(sequence);
             assert!(scheduled.num_tokens > 0);
-            let chunk = states.iter().enumerate().skip(scheduled.num_computed_tokens).take(scheduled.num_tokens);
-            for (position, state) in chunk {
-                let slot = self.slot(sequence, position);
+            let mut new = Vec::new();
+            for group in 0..self.scheduler.config().sliding_windows.len() {
+                let chunk = states.iter().enumerate().skip(scheduled.num_computed_tokens).take(scheduled.num_tokens);
+                new.extend(
+                    chunk.map(|(position, state)| (self.slot(sequence, group, position), mix(*state, group as u64))),
+                );
+            }
+            for (slot, state) in new {
                 assert!(written.insert(slot), "two rows of a step write slot {slot}");
-                self.slots[slot] = Some(*state);
+                self.slots[slot] = Some(state);
             }
         }
         output
@@ -284,28 +289,37 @@ impl ShadowEngine {
                 let sequence = self.scheduler.sequence(scheduled.seq_id).expect("a scheduled sequence is readable");
                 let states = self.states(sequence);
                 let end = scheduled.num_computed_tokens + scheduled.num_tokens;
-                for (position, state) in states[..end].iter().enumerate() {
-                    let slot = self.slot(sequence, position);
-                    assert_eq!(
-                        self.slots[slot],
-                        Some(*state),
-                        "{:?} position {position} reads slot {slot}",
-                        scheduled.seq_id
-                    );
-                }
+                self.read(scheduled, sequence, &states);
                 assert_eq!(scheduled.samples, end == states.len());
                 scheduled.samples.then(|| next_token(states[end - 1], sequence.seed()))
             })
             .collect()
     }
 
+    /// In every group, what the rows of a chunk see.
+    fn read(&self, scheduled: &ScheduledSequence, sequence: &Sequence, states: &[u64]) {
+        let first = scheduled.num_computed_tokens;
+        for (group, window) in self.scheduler.config().sliding_windows.iter().enumerate() {
+            let first_seen = window.map_or(0, |window| (first + 1).saturating_sub(window));
+            let rows_seen = states.iter().enumerate().take(first + scheduled.num_tokens).skip(first_seen);
+            for (position, state) in rows_seen {
+                let slot = self.slot(sequence, group, position);
+                let expected = Some(mix(*state, group as u64));
+                let id = scheduled.seq_id;
+                assert_eq!(self.slots[slot], expected, "{id:?} reads position {position} of group {group} in {slot}");
+            }
+        }
+    }
+
     fn states(&self, sequence: &Sequence) -> Vec<u64> {
         prefix_states(self.jobs[sequence.request_id().as_ref()].salt, sequence.token_ids())
     }
 
-    fn slot(&self, sequence: &Sequence, position: usize) -> usize {
+    fn slot(&self, sequence: &Sequence, group: usize, position: usize) -> usize {
         let block_size = self.scheduler.config().block_size;
-        sequence.block_table()[position / block_size].index() * block_size + position % block_size
+        let block = sequence.block_table().get(group, position / block_size);
+        assert!(!block.is_null(), "position {position} of group {group} was given back, but a step needs it");
+        block.index() * block_size + position % block_size
     }
 
     /// Updates with this step, or with the one before when the loop is overlapped.

@@ -1,4 +1,4 @@
-use rustllm_ops::{Backend, KvCacheDType, KvCacheSpec, Result, Tensor, Weight};
+use rustllm_ops::{Backend, KvCacheDType, KvCacheGroup, KvCacheSpec, Result, Tensor, Weight};
 
 use super::{Block, Linear, Norm, ResidualStream};
 use crate::{ForwardContext, Model, ModelConfig};
@@ -78,6 +78,7 @@ pub(crate) struct Decoder {
     norm: Option<Norm>,
     lm_head: LmHead,
     residual_multiplier: f32,
+    kv_cache_groups: Vec<KvCacheGroup>,
     num_kv_heads: usize,
     head_dim: usize,
 }
@@ -98,6 +99,7 @@ impl Decoder {
             norm: norm.into(),
             lm_head: LmHead { project_out: None, projection: lm_head, multiplier, soft_cap },
             residual_multiplier: config.multipliers.residual,
+            kv_cache_groups: KvCacheGroup::cut(&config.sliding_windows()),
             num_kv_heads: config.attention.num_kv_heads,
             head_dim: config.attention.head_dim,
         }
@@ -127,8 +129,8 @@ impl Model for Decoder {
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
-        let (num_layers, num_kv_heads, head_dim) = (self.blocks.len(), self.num_kv_heads, self.head_dim);
-        KvCacheSpec { num_layers, num_kv_heads, head_dim, block_size, num_blocks, dtype }
+        let (groups, num_kv_heads, head_dim) = (self.kv_cache_groups.clone(), self.num_kv_heads, self.head_dim);
+        KvCacheSpec { groups, num_kv_heads, head_dim, block_size, num_blocks, dtype }
     }
 
     fn vocab_size(&self) -> usize {

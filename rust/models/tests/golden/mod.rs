@@ -5,7 +5,7 @@
 use std::path::{Path, PathBuf};
 
 use rustllm_models::{ForwardBatch, ForwardContext, LoadOptions, LoadedModel, load};
-use rustllm_ops::{AttentionMetadata, Backend, DType, KvCache, KvCacheDType, Tensor};
+use rustllm_ops::{AttentionMetadata, Backend, DType, GroupMetadata, KvCache, KvCacheDType, Tensor};
 use serde_json::{Map, Value};
 
 const BLOCK_SIZE: usize = 16;
@@ -20,11 +20,11 @@ pub fn cases() -> Vec<PathBuf> {
     cases
 }
 
-/// One sequence of a test: its tokens, how many of them were computed, its blocks.
+/// One sequence of a test: its tokens, how many of them were computed, its blocks in each group of layers.
 struct TestSequence {
     tokens: Vec<u32>,
     num_computed: usize,
-    blocks: Vec<u32>,
+    blocks: Vec<Vec<u32>>,
 }
 
 /// A model, its cache and the sequences in it.
@@ -43,16 +43,21 @@ impl<'a> Runner<'a> {
         let options = LoadOptions { dtype: Some(DType::F32), max_model_len, ..LoadOptions::default() };
         let loaded = load(dir, backend, options).unwrap_or_else(|error| panic!("{error}"));
         let needs: Vec<usize> = prompts.iter().map(|prompt| (prompt.len() + extra).div_ceil(BLOCK_SIZE)).collect();
-        let num_blocks: usize = needs.iter().sum();
+        let num_groups = loaded.model.kv_cache_spec(BLOCK_SIZE, 0, KvCacheDType::F32).groups.len();
+        let num_blocks: usize = num_groups * needs.iter().sum::<usize>();
         let mut free = 0..num_blocks as u32;
         let mut sequences: Vec<TestSequence> = prompts
             .iter()
-            .map(|tokens| TestSequence { tokens: tokens.clone(), num_computed: 0, blocks: Vec::new() })
+            .map(|tokens| TestSequence {
+                tokens: tokens.clone(),
+                num_computed: 0,
+                blocks: vec![Vec::new(); num_groups],
+            })
             .collect();
         while !free.is_empty() {
             for (sequence, need) in sequences.iter_mut().zip(&needs) {
-                if sequence.blocks.len() < *need {
-                    sequence.blocks.extend(free.next_back());
+                for blocks in sequence.blocks.iter_mut().filter(|blocks| blocks.len() < *need) {
+                    blocks.extend(free.next_back());
                 }
             }
         }
@@ -78,21 +83,16 @@ impl<'a> Runner<'a> {
     }
 
     fn batch(&self, counts: &[usize]) -> ForwardBatch {
-        let max_blocks_per_seq = self.sequences.iter().map(|seq| seq.blocks.len()).max().unwrap();
-        let (mut token_ids, mut positions, mut slot_mapping) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut query_start_loc, mut seq_lens, mut block_table) = (vec![0], Vec::new(), Vec::new());
+        let (mut token_ids, mut positions) = (Vec::new(), Vec::new());
+        let (mut query_start_loc, mut seq_lens) = (vec![0], Vec::new());
         for (sequence, count) in self.sequences.iter().zip(counts) {
             let end = sequence.num_computed + count;
             for position in sequence.num_computed..end {
                 token_ids.push(sequence.tokens[position]);
                 positions.push(position as u32);
-                let block = sequence.blocks[position / BLOCK_SIZE] as usize;
-                slot_mapping.push((block * BLOCK_SIZE + position % BLOCK_SIZE) as u32);
             }
             query_start_loc.push(token_ids.len() as u32);
             seq_lens.push(end as u32);
-            block_table.extend(&sequence.blocks);
-            block_table.resize(seq_lens.len() * max_blocks_per_seq, u32::MAX);
         }
         let indices = |values| self.backend.indices(values).unwrap();
         ForwardBatch {
@@ -100,13 +100,32 @@ impl<'a> Runner<'a> {
             token_type_ids: None,
             attention: AttentionMetadata {
                 positions: indices(positions),
-                slot_mapping: indices(slot_mapping),
                 query_start_loc: indices(query_start_loc),
                 seq_lens: indices(seq_lens),
-                block_table: indices(block_table),
-                max_blocks_per_seq,
+                groups: (0..self.kv_cache.spec().groups.len()).map(|group| self.group(group, counts)).collect(),
             },
         }
+    }
+
+    /// The block tables of a group of layers, without the blocks that its window has passed.
+    fn group(&self, group: usize, counts: &[usize]) -> GroupMetadata {
+        let max_blocks_per_seq = self.sequences.iter().map(|seq| seq.blocks[group].len()).max().unwrap();
+        let window = self.kv_cache.spec().groups[group].sliding_window.unwrap_or(usize::MAX);
+        let (mut slot_mapping, mut block_table) = (Vec::new(), Vec::new());
+        for (sequence, count) in self.sequences.iter().zip(counts) {
+            let (start, blocks) = (sequence.num_computed, &sequence.blocks[group]);
+            slot_mapping.extend(
+                (start..start + count).map(|position| {
+                    (blocks[position / BLOCK_SIZE] as usize * BLOCK_SIZE + position % BLOCK_SIZE) as u32
+                }),
+            );
+            let first = block_table.len();
+            block_table.extend(blocks);
+            block_table[first..][..(start + 1).saturating_sub(window) / BLOCK_SIZE].fill(u32::MAX);
+            block_table.resize(first + max_blocks_per_seq, u32::MAX);
+        }
+        let indices = |values| self.backend.indices(values).unwrap();
+        GroupMetadata { slot_mapping: indices(slot_mapping), block_table: indices(block_table), max_blocks_per_seq }
     }
 
     fn logprobs(&self, logits: &Tensor) -> Vec<Vec<f32>> {

@@ -38,7 +38,8 @@ fn a_request_that_cannot_fit_alone_is_refused() {
     setup().blocks(3).build().with([request("a", 0, 3)]);
     let message = refusal(setup().blocks(3), request("a", 0, 4));
     assert!(
-        message.contains("may need 13 tokens") && message.contains("(12 = num_blocks 3 * block_size 4)"),
+        message.contains("may need 13 tokens")
+            && message.contains("its 3 blocks of 4 tokens hold of one sequence (12)"),
         "{message}"
     );
     let unlimited = |request: Request| request.params(|params| params.max_tokens = None);

@@ -30,7 +30,8 @@ fn the_last_token_is_always_computed() {
 fn requests_in_one_step_share_what_it_will_compute() {
     let mut scheduler = setup().build().with([request("a", 0, 10), request("b", 0, 10)]);
     assert_eq!(scheduler.step_chunks(), chunks(&[("a", 0, 10), ("b", 8, 2)]));
-    let tables = ["a", "b"].map(|id| scheduler.sequence(scheduler.only_id(id)).expect("live").block_table().to_vec());
+    let tables = ["a", "b"]
+        .map(|id| scheduler.sequence(scheduler.only_id(id)).expect("live").block_table().group(0).collect::<Vec<_>>());
     assert_eq!(tables[0][..2], tables[1][..2]);
     assert_ne!(tables[0][2], tables[1][2], "a partial block is nobody else's");
     assert_eq!(scheduler.stats().num_free_blocks, 96);
@@ -60,7 +61,8 @@ fn a_prefill_under_way_jumps_over_what_another_has_cached() {
     (0..5).for_each(|_| assert_eq!(scheduler.step_chunks()[0].0, "a"));
     scheduler.config.max_num_batched_tokens = 12;
     assert_eq!(scheduler.step_chunks(), chunks(&[("a", 16, 1), ("b", 16, 4)]));
-    let tables = ["a", "b"].map(|id| scheduler.sequence(scheduler.only_id(id)).expect("live").block_table().to_vec());
+    let tables = ["a", "b"]
+        .map(|id| scheduler.sequence(scheduler.only_id(id)).expect("live").block_table().group(0).collect::<Vec<_>>());
     assert_eq!(tables[0][..4], tables[1][..4], "its partial block gave way to the full one");
     assert_eq!(scheduler.stats().num_free_blocks, 100 - 4 - 2);
     assert_eq!((prefix_cached_tokens(&scheduler, "b"), scheduler.stats().prefix_cache_hits), (8, 8 + 7));

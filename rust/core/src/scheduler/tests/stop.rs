@@ -113,7 +113,7 @@ fn an_abort_under_way_keeps_the_blocks_until_the_step_lands() {
     let output = scheduler.schedule();
     scheduler.abort("a");
     let sequence = scheduler.sequence(a).expect("the step still needs it");
-    assert_eq!((sequence.block_table().len(), sequence.num_computed_tokens()), (3, 9), "b reads what a writes");
+    assert_eq!((sequence.block_table().num_rows(), sequence.num_computed_tokens()), (3, 9), "b reads what a writes");
     let updates = scheduler.sample(&output, 50);
     assert_eq!(updates.iter().map(|update| &*update.request_id).collect::<Vec<_>>(), ["b"]);
     assert_eq!(scheduler.stats().num_free_blocks, 97);
