@@ -111,7 +111,7 @@ fn a_batch_of_sixteen_equals_each_alone() {
 fn chunked_prefill_equals_whole_prompts() {
     each(|what, config, expected| {
         let mut config = config.clone();
-        (config.max_num_seqs, config.max_num_batched_tokens) = (4, 13);
+        (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(13));
         config.enable_prefix_caching = false;
         assert_eq!(&bits(&run(&config, requests())), expected, "{what}");
     });
@@ -136,7 +136,7 @@ fn preempted_sequences_equal_undisturbed_ones() {
         config.max_model_len = Some(300);
         // The longest sequence needs 18 blocks of 16, all together 66. Of layers with a window of 24, whose blocks are others',
         // a sequence needs 5 while its prompt is computed.
-        config.max_num_batched_tokens = 40;
+        config.max_num_batched_tokens = Some(40);
         config.num_gpu_blocks_override = Some(24);
         let squeezed = run(&config, requests());
         assert!(squeezed.stats.num_preemptions > 0, "{what}: nothing was preempted");

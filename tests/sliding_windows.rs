@@ -13,7 +13,7 @@ use support::{golden, request, run_on};
 fn config(num_blocks: usize) -> EngineConfig {
     let mut config = EngineConfig::new(golden("mistral_sliding_window"));
     (config.dtype, config.num_threads) = (Some(DType::F32), Some(1));
-    (config.max_num_seqs, config.max_num_batched_tokens) = (4, 32);
+    (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(32));
     config.num_gpu_blocks_override = Some(num_blocks);
     config
 }

@@ -97,7 +97,7 @@ class ModelInfo:
     max_model_len: int
     block_size: int
     num_blocks: int
-    """Cache blocks in all. Layers of each kind (full attention, or a window) use blocks of their own."""
+    """Cache blocks in all. Layers of each kind (full attention, or a window) use their own."""
     kv_cache_bytes: int
     eos_token_ids: list[int]
     supported_tasks: list[str]
@@ -162,7 +162,8 @@ class Engine:
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,
             or what the cache can hold if that is less.
         max_num_seqs: Sequences that may run at once.
-        max_num_batched_tokens: Tokens a step may compute, over all sequences.
+        max_num_batched_tokens: Tokens a step may compute, over all sequences; `None` for 2048, or
+            `max_model_len` where a prompt is computed in one step (encoders) and that is more.
         block_size: Tokens a key/value cache block holds; a multiple of 16.
         num_gpu_blocks_override: Number of cache blocks, whatever the memory.
         kv_cache_memory_bytes: Size of the cache; goes before `gpu_memory_utilization`.
@@ -202,7 +203,7 @@ class Engine:
         device: str = "auto",
         max_model_len: int | None = None,
         max_num_seqs: int = 128,
-        max_num_batched_tokens: int = 2048,
+        max_num_batched_tokens: int | None = None,
         block_size: int = 16,
         num_gpu_blocks_override: int | None = None,
         kv_cache_memory_bytes: int | None = None,

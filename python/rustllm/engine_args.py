@@ -78,7 +78,8 @@ class EngineArgs:
             and `auto` mean the model's own limit, or its first context where it computes longer
             ones with other positions (LongRoPE).
         max_num_seqs: Sequences that may run at once.
-        max_num_batched_tokens: Tokens a step may compute, over all sequences.
+        max_num_batched_tokens: Tokens a step may compute, over all sequences. `None` means 2048, or
+            `max_model_len` where a prompt is computed in one step (encoders) and that is more.
         block_size: Tokens that a block of the key/value cache holds.
         num_gpu_blocks_override: Number of cache blocks, whatever the memory.
         kv_cache_memory_bytes: Size of the cache, as a number or written `2GiB`.
@@ -122,7 +123,7 @@ class EngineArgs:
     hf_overrides: dict[str, Any] | None = None
     max_model_len: int | str | None = None
     max_num_seqs: int = 128
-    max_num_batched_tokens: int | str = 2048
+    max_num_batched_tokens: int | str | None = None
     block_size: int = 16
     num_gpu_blocks_override: int | None = None
     kv_cache_memory_bytes: int | str | None = None

@@ -129,7 +129,7 @@ def _start_engine(
         device=args.device,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,
-        max_num_batched_tokens=int(args.max_num_batched_tokens),
+        max_num_batched_tokens=_size(args.max_num_batched_tokens),
         block_size=args.block_size,
         num_gpu_blocks_override=args.num_gpu_blocks_override,
         kv_cache_memory_bytes=_size(args.kv_cache_memory_bytes),

@@ -46,7 +46,7 @@ def test_bad_sizes(text: Any) -> None:
 
 def test_defaults_and_spellings() -> None:
     args = EngineArgs()
-    assert (args.model, args.max_num_seqs, args.max_num_batched_tokens) == ("default", 128, 2048)
+    assert (args.model, args.max_num_seqs, args.max_num_batched_tokens) == ("default", 128, None)
     assert (args.block_size, args.gpu_memory_utilization, args.seed) == (16, 0.92, 0)
     assert args.served_model_names == ["default"]
     args = EngineArgs(model=None, max_model_len="auto", kv_cache_memory_bytes="1GiB")

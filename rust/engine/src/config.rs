@@ -8,6 +8,9 @@ use serde_json::{Map, Value};
 use crate::sampler::LogprobsMode;
 use crate::{Device, InvalidArgument, pooling};
 
+/// Tokens a step may compute where nothing else is said.
+const DEFAULT_STEP_TOKENS: usize = 2048;
+
 /// Bytes in a GiB.
 pub const GIB: u64 = 1 << 30;
 
@@ -28,8 +31,8 @@ pub struct EngineConfig {
     pub max_model_len: Option<usize>,
     /// Sequences that may run at once.
     pub max_num_seqs: usize,
-    /// Tokens a step may compute, over all sequences.
-    pub max_num_batched_tokens: usize,
+    /// Tokens a step may compute, over all sequences; `None` takes 2048, or a longest prompt where prompts run whole.
+    pub max_num_batched_tokens: Option<usize>,
     /// Tokens a cache block holds.
     pub block_size: usize,
     /// Number of cache blocks, whatever the memory.
@@ -73,7 +76,7 @@ impl EngineConfig {
             device: Device::Auto,
             max_model_len: None,
             max_num_seqs: 128,
-            max_num_batched_tokens: 2048,
+            max_num_batched_tokens: None,
             block_size: 16,
             num_gpu_blocks_override: None,
             kv_cache_memory_bytes: None,
@@ -142,7 +145,7 @@ impl EngineConfig {
         };
         let counts = [
             ("max_num_seqs", self.max_num_seqs),
-            ("max_num_batched_tokens", self.max_num_batched_tokens),
+            ("max_num_batched_tokens", self.step_tokens(None)),
             ("max_model_len", self.max_model_len.unwrap_or(1)),
             ("num_gpu_blocks_override", self.num_gpu_blocks_override.unwrap_or(1)),
             ("num_threads", self.num_threads.unwrap_or(1)),
@@ -164,17 +167,20 @@ impl EngineConfig {
         if self.max_logprobs < -1 {
             return refuse("max_logprobs", self.max_logprobs.to_string(), "non-negative or -1");
         }
-        if self.max_num_batched_tokens < self.max_num_seqs {
-            return Err(InvalidArgument::new(
-                "max_num_batched_tokens",
-                self.max_num_batched_tokens,
-                format!(
-                    "max_num_batched_tokens ({}) must be greater than or equal to max_num_seqs ({})",
-                    self.max_num_batched_tokens, self.max_num_seqs
-                ),
-            ));
+        let step_tokens = self.step_tokens(None);
+        if step_tokens < self.max_num_seqs {
+            let message = format!(
+                "max_num_batched_tokens ({step_tokens}) must be greater than or equal to max_num_seqs ({})",
+                self.max_num_seqs
+            );
+            return Err(InvalidArgument::new("max_num_batched_tokens", step_tokens, message));
         }
         Ok(())
+    }
+
+    /// Tokens a step may compute. `whole_prompts` is the longest of a model that computes a prompt in one step.
+    pub(crate) fn step_tokens(&self, whole_prompts: Option<usize>) -> usize {
+        self.max_num_batched_tokens.unwrap_or_else(|| whole_prompts.unwrap_or(0).max(DEFAULT_STEP_TOKENS))
     }
 }
 
@@ -186,6 +192,17 @@ mod tests {
         let mut config = EngineConfig::new("model");
         change(&mut config);
         config.verify().unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_step_holds_a_whole_prompt_unless_it_is_told_not_to() {
+        let mut config = EngineConfig::new("model");
+        assert_eq!(
+            (config.step_tokens(None), config.step_tokens(Some(512)), config.step_tokens(Some(8192))),
+            (2048, 2048, 8192)
+        );
+        config.max_num_batched_tokens = Some(300);
+        assert_eq!((config.step_tokens(None), config.step_tokens(Some(8192))), (300, 300));
     }
 
     #[test]
@@ -212,7 +229,7 @@ mod tests {
         let nan = refused(|c| c.gpu_memory_utilization = f64::NAN);
         assert_eq!(nan, "gpu_memory_utilization must be in (0, 1], got NaN");
         assert_eq!(
-            refused(|c| c.max_num_batched_tokens = 64),
+            refused(|c| c.max_num_batched_tokens = Some(64)),
             "max_num_batched_tokens (64) must be greater than or equal to max_num_seqs (128)"
         );
         assert!(EngineConfig::new("model").verify().is_ok());

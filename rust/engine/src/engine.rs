@@ -343,10 +343,11 @@ fn plan(
     let kv_cache_dtype = config.kv_cache_dtype.unwrap_or(loaded.dtype.into());
     let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
     let block_bytes = backend.kv_cache_block_bytes(&spec);
+    let step_tokens = config.step_tokens(loaded.longest_whole_prompt());
     let mut scheduler = SchedulerConfig {
         max_num_seqs: config.max_num_seqs,
-        max_num_batched_tokens: config.max_num_batched_tokens,
-        max_model_len: loaded.max_model_len.min(config.max_num_batched_tokens),
+        max_num_batched_tokens: step_tokens,
+        max_model_len: loaded.max_model_len.min(step_tokens),
         block_size: loaded.max_model_len,
         num_blocks: config.max_num_seqs,
         sliding_windows: vec![None],
@@ -372,14 +373,14 @@ fn plan(
 fn pooling_limits(config: &EngineConfig, loaded: &LoadedModel) -> Option<PoolingLimits> {
     let pooler = loaded.pooler.as_ref()?;
     let labels = pooler.classify.as_ref().or(pooler.token_classify.as_ref());
-    let whole = loaded.model.is_bidirectional();
+    let whole = loaded.longest_whole_prompt();
     Some(PoolingLimits {
         tasks: pooling::tasks(pooler),
         embedding_size: pooler.embed.as_ref().map(|output| output.size),
         num_labels: labels.map(|output| output.size),
         matryoshka_dimensions: pooler.matryoshka_dimensions.clone(),
         num_token_types: loaded.model.num_token_types().max(1),
-        max_num_batched_tokens: whole.then_some(config.max_num_batched_tokens),
+        max_num_batched_tokens: whole.map(|_| config.step_tokens(whole)),
     })
 }
 

@@ -75,7 +75,7 @@ mod tests {
     const BLOCK_BYTES: usize = 4096;
 
     fn groups(config: &EngineConfig, sliding_windows: &[Option<usize>]) -> KvCacheGroups {
-        let (block_size, max_num_batched_tokens) = (config.block_size, config.max_num_batched_tokens);
+        let (block_size, max_num_batched_tokens) = (config.block_size, config.step_tokens(None));
         KvCacheGroups { sliding_windows: sliding_windows.to_vec(), block_size, max_num_batched_tokens }
     }
 
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn windows_count_what_they_hold() {
         let mut config = EngineConfig::new("model");
-        (config.max_num_seqs, config.max_num_batched_tokens) = (8, 33);
+        (config.max_num_seqs, config.max_num_batched_tokens) = (8, Some(33));
         // 32 positions before a chunk of 33 lie in 5 blocks of 16 at most, however long the sequence.
         let windowed = groups(&config, &[Some(33)]);
         assert_eq!(plan(&config, &windowed, BLOCK_BYTES, 1 << 20, Some(1 << 40)).unwrap(), (8 * 5, 1 << 20));

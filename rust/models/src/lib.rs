@@ -115,3 +115,10 @@ pub struct LoadedModel {
     /// Tokens that end a sequence: `generation_config.json`'s, else `config.json`'s.
     pub eos_token_ids: Vec<u32>,
 }
+
+impl LoadedModel {
+    /// The longest prompt, of a model that computes a prompt in one step.
+    pub fn longest_whole_prompt(&self) -> Option<usize> {
+        self.model.is_bidirectional().then_some(self.max_model_len)
+    }
+}

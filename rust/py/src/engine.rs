@@ -94,7 +94,7 @@ impl Engine {
     #[pyo3(signature = (
         model, *, dtype = "auto", quantization = None, quantization_group_size = None,
         quantization_symmetric = None, device = "auto", max_model_len = None, max_num_seqs = 128,
-        max_num_batched_tokens = 2048, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
+        max_num_batched_tokens = None, block_size = 16, num_gpu_blocks_override = None, kv_cache_memory_bytes = None,
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
         eos_token_ids = None, progress = None, kv_cache_dtype = "auto", runner = "auto", convert = "auto",
@@ -111,7 +111,7 @@ impl Engine {
         device: &str,
         max_model_len: Option<usize>,
         max_num_seqs: usize,
-        max_num_batched_tokens: usize,
+        max_num_batched_tokens: Option<usize>,
         block_size: usize,
         num_gpu_blocks_override: Option<usize>,
         kv_cache_memory_bytes: Option<u64>,
