@@ -12,12 +12,13 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 15] = [
+const CASES: [&str; 16] = [
     "llama_rope_llama3",
     "qwen3_bf16",
     "gpt2",
     "mistral_sliding_window",
     "gemma2",
+    "glm4",
     "cohere2",
     "phi3",
     "qwen2_moe",

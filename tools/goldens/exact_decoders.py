@@ -20,7 +20,8 @@ class Family:
     """What its configuration does not say of a family."""
 
     block: str = "pre"
-    """Where norms stand: "pre", "sandwich" (before and after), "post", or "parallel"."""
+    """Where norms stand: "pre", "sandwich" (before and after), "glm4" (that, by
+    other names), "post", or "parallel"."""
     norm: str = "rms"
     """ "rms", "rms+1" (the weight counts from one) or "layer"."""
     eps: str = "rms_norm_eps"
@@ -34,9 +35,12 @@ COHERE = Family("parallel", "layer", "layer_norm_eps", interleaved=True)
 FAMILIES = {
     "cohere": COHERE,
     "cohere2": COHERE,
+    "ernie4_5": Family(interleaved=True),
     "gemma": Family("pre", "rms+1", scaled_embeddings=True),
     "gemma2": GEMMA,
     "gemma3_text": GEMMA,
+    "glm": Family(interleaved=True),
+    "glm4": Family("glm4", interleaved=True),
     "gpt_oss": Family(),
     "granite": Family(),
     "llama": Family(),
@@ -96,12 +100,15 @@ class _Model:
         before = {
             "pre": ("input_layernorm", "post_attention_layernorm"),
             "sandwich": ("input_layernorm", "pre_feedforward_layernorm"),
+            "glm4": ("input_layernorm", "post_attention_layernorm"),
             "post": (None, None),
             "parallel": ("input_layernorm", None),
         }[self.family.block]
-        after = (None, None)
-        if self.family.block in ("sandwich", "post"):
-            after = ("post_attention_layernorm", "post_feedforward_layernorm")
+        after = {
+            "sandwich": ("post_attention_layernorm", "post_feedforward_layernorm"),
+            "glm4": ("post_self_attn_layernorm", "post_mlp_layernorm"),
+            "post": ("post_attention_layernorm", "post_feedforward_layernorm"),
+        }.get(self.family.block, (None, None))
         parts: tuple[Callable[[Array], Array], ...] = (
             lambda h: self.attention(h, f"{name}.self_attn", layer),
             lambda h: self.mlp(h, f"{name}.mlp"),

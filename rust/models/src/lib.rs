@@ -21,6 +21,7 @@ mod distilbert;
 mod error;
 mod falcon;
 mod gemma2;
+mod glm4;
 mod gpt2;
 mod gpt_neox;
 mod gpt_oss;

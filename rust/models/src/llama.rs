@@ -1,7 +1,7 @@
 //! Llama (arXiv:2302.13971) and the families that differ from it by what their configurations say: windows (Mistral, Phi-3),
-//! biases (Qwen2, StableLM), normed heads (Qwen3), layers without positions (SmolLM3), multipliers (Granite, Gemma), other
-//! norms (Gemma, StableLM), fused projections (Phi-3), experts (Mixtral, OLMoE, Qwen's mixtures). Families with another block
-//! are built from its parts.
+//! biases (Qwen2, StableLM), normed heads (Qwen3), layers without positions (SmolLM3), neighbouring rotary pairs (GLM-4, Ernie
+//! 4.5), multipliers (Granite, Gemma), other norms (Gemma, StableLM), fused projections (Phi-3, GLM-4), experts (Mixtral, OLMoE,
+//! Qwen's mixtures). Families with another block are built from its parts.
 
 use crate::config::{FeedForwardConfig, QkNorm};
 use crate::layers::{Attention, Block, BuildBlock, Decoder, Embedding, FeedForward, PreNormBlock};

@@ -12,7 +12,7 @@ use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
 use crate::{
-    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, gpt_neox,
+    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, glm4, gpt_neox,
     gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
 };
 
@@ -39,11 +39,14 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "CohereForCausalLM", config: families::cohere, build: cohere::build, is_buffer: llama::is_buffer },
     Architecture { name: "DeepseekV2ForCausalLM", config: families::deepseek_v2, build: deepseek::build, is_buffer: deepseek::is_buffer },
     Architecture { name: "DeepseekV3ForCausalLM", config: families::deepseek_v3, build: deepseek::build, is_buffer: deepseek::is_buffer },
+    Architecture { name: "Ernie4_5ForCausalLM", config: families::ernie4_5, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "FalconForCausalLM", config: families::falcon, build: falcon::build, is_buffer: falcon::is_buffer },
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
     Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Glm4ForCausalLM", config: families::glm, build: glm4::build, is_buffer: llama::is_buffer },
+    Architecture { name: "GlmForCausalLM", config: families::glm, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "GPT2LMHeadModel", config: families::gpt2, build: gpt2::build, is_buffer: gpt2::is_buffer },
     Architecture { name: "GPTBigCodeForCausalLM", config: families::gpt_bigcode, build: gpt2::build_bigcode, is_buffer: gpt2::is_buffer },
     Architecture { name: "GPTJForCausalLM", config: families::gptj, build: gptj::build, is_buffer: gptj::is_buffer },

@@ -77,8 +77,11 @@ fn unsupported(architecture: &str, field: &str, value: Value) {
 fn what_a_family_does_not_have_is_refused() {
     unsupported("CohereForCausalLM", "use_qk_norm", json!(true));
     unsupported("CohereForCausalLM", "sliding_window", json!(8));
+    unsupported("Ernie4_5ForCausalLM", "attention_bias", json!(true));
     unsupported("Gemma3ForCausalLM", "use_bidirectional_attention", json!(true));
     unsupported("GemmaForCausalLM", "attn_logit_softcapping", json!(50.0));
+    unsupported("Glm4ForCausalLM", "use_qk_norm", json!(true));
+    unsupported("GlmForCausalLM", "mlp_bias", json!(true));
     unsupported("GraniteForCausalLM", "num_local_experts", json!(4));
     unsupported("Olmo2ForCausalLM", "clip_qkv", json!(8.0));
     unsupported("Phi3ForCausalLM", "attention_bias", json!(true));
@@ -189,4 +192,17 @@ fn command_r_is_as_long_as_it_says() {
     let cohere = llama_like("CohereForCausalLM").with("logit_scale", json!(0.25));
     assert_eq!((config(&cohere).max_model_len, config(&cohere).multipliers.logits), (32, 0.25));
     assert_eq!(config(&cohere.with("model_max_length", json!(128))).max_model_len, 128);
+}
+
+#[test]
+fn glm_and_ernie_read_their_defaults() {
+    let glm = config(&llama_like("GlmForCausalLM").without("rms_norm_eps"));
+    let rope = glm.layers[0].rope.as_ref().unwrap();
+    assert_eq!((glm.attention.head_dim, rope.rotary_dim, rope.interleaved), (128, 64, true));
+    assert!(glm.attention.qkv_bias && !glm.attention.output_bias && !glm.feed_forward.bias);
+    assert_eq!(glm.norm.eps, 1.5625e-7);
+    let ernie = || llama_like("Ernie4_5ForCausalLM").without("rope_theta");
+    assert_eq!(thetas(&config(&ernie())), [Some(500_000.0); 2]);
+    let heads = [ernie(), ernie().with("head_dim", Value::Null)].map(|folder| config(&folder).attention.head_dim);
+    assert_eq!(heads, [128, 4]);
 }
