@@ -144,13 +144,13 @@ def write_manifest(folder: Path) -> None:
 
 
 def make_all(target: Path, only: list[str] | None = None) -> None:
-    """Write every case below `target`, or `only` those named, replacing what is there."""
+    """Write every case below `target`, or `only` those named, replacing no others."""
     jobs: dict[str, Callable[[Path], None]] = {
         case.name: functools.partial(make_model, case) for case in (*MODEL_CASES, *MOE_CASES)
     }
     jobs |= {CHAT_CASE.name: make_chat_model, SPM_FOLDER: make_spm_tokenizer}
     for old in target.iterdir():
-        if old.is_dir() and (only is None or old.name in only):
+        if old.name in jobs and (only is None or old.name in only):
             shutil.rmtree(old)
     for name, job in jobs.items():
         if only is None or name in only:
@@ -158,17 +158,18 @@ def make_all(target: Path, only: list[str] | None = None) -> None:
     write_manifest(target)
 
 
-def differences(left: Path, right: Path) -> list[str]:
-    """Files that are missing on one side or differ in a byte; README.md is written by hand."""
+def differences(stored: Path, made: Path) -> list[str]:
+    """Files that were made and are not stored, or differ in a byte, or stand beside those made."""
+    folders = {path.name for path in made.iterdir() if path.is_dir()} | {"manifest.json"}
     names = {
         path.relative_to(top)
-        for top in (left, right)
+        for top in (stored, made)
         for path in top.rglob("*")
-        if path.is_file() and path.name != "README.md"
+        if path.is_file() and path.relative_to(top).parts[0] in folders
     }
 
     def same(name: Path) -> bool:
-        a, b = left / name, right / name
+        a, b = stored / name, made / name
         return a.is_file() and b.is_file() and filecmp.cmp(a, b, shallow=False)
 
     return sorted(str(name) for name in names if not same(name))

@@ -1,12 +1,12 @@
 use std::path::PathBuf;
 
 use rustllm_core::SchedulingPolicy;
-use rustllm_models::{Convert, PoolerOptions, Runner};
+use rustllm_models::{Convert, PoolerOptions, Reduction, Runner};
 use rustllm_ops::{DType, KvCacheDType, WeightFormat};
 use serde_json::{Map, Value};
 
 use crate::sampler::LogprobsMode;
-use crate::{Device, InvalidArgument, pooling};
+use crate::{Device, InvalidArgument};
 
 /// Tokens a step may compute where nothing else is said.
 const DEFAULT_STEP_TOKENS: usize = 2048;
@@ -131,7 +131,7 @@ impl EngineConfig {
     /// # Errors
     /// Another field, or a value that is not allowed.
     pub fn parse_pooler_config(json: Option<&str>) -> Result<PoolerOptions, InvalidArgument> {
-        json.map_or(Ok(PoolerOptions::default()), pooling::parse_pooler_config)
+        json.map_or(Ok(PoolerOptions::default()), read_pooler_config)
     }
 
     /// Checks every rule that needs no model.
@@ -184,6 +184,41 @@ impl EngineConfig {
     }
 }
 
+/// Reads vLLM's `pooler_config`, a JSON object.
+fn read_pooler_config(json: &str) -> Result<PoolerOptions, InvalidArgument> {
+    let refuse = |message: String| InvalidArgument::new("pooler_config", json, message);
+    let fields: Map<String, Value> =
+        serde_json::from_str(json).map_err(|error| refuse(format!("pooler_config must be a JSON object: {error}")))?;
+    let mut options = PoolerOptions::default();
+    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
+        match name.as_str() {
+            "pooling_type" | "seq_pooling_type" => {
+                let reduction = match value.as_str().map(str::to_uppercase).as_deref() {
+                    Some("CLS") => Reduction::Cls,
+                    Some("LAST") => Reduction::Last,
+                    Some("MEAN") => Reduction::Mean,
+                    Some("MAX") => Reduction::Max,
+                    _ => {
+                        let allowed = "one of CLS, LAST, MEAN, MAX";
+                        return Err(refuse(format!("pooler_config.{name} must be {allowed}, got {value}")));
+                    }
+                };
+                options.reduction = Some(reduction);
+            }
+            "normalize" | "use_activation" => {
+                let flag = value.as_bool();
+                let wrong = || refuse(format!("pooler_config.{name} must be true or false, got {value}"));
+                options.finishes = Some(flag.ok_or_else(wrong)?);
+            }
+            _ => {
+                let known = "pooling_type, seq_pooling_type, normalize, use_activation";
+                return Err(refuse(format!("pooler_config has no field {name:?}, use {known}")));
+            }
+        }
+    }
+    Ok(options)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -233,5 +268,16 @@ mod tests {
             "max_num_batched_tokens (64) must be greater than or equal to max_num_seqs (128)"
         );
         assert!(EngineConfig::new("model").verify().is_ok());
+    }
+
+    #[test]
+    fn reads_a_pooler_config() {
+        let options = read_pooler_config(r#"{"pooling_type": "mean", "use_activation": false, "dimensions": null}"#);
+        let options = options.unwrap();
+        assert_eq!((options.reduction, options.finishes), (Some(Reduction::Mean), Some(false)));
+        let message = read_pooler_config(r#"{"pooling_type": "STEP"}"#).unwrap_err().to_string();
+        assert_eq!(message, "pooler_config.pooling_type must be one of CLS, LAST, MEAN, MAX, got \"STEP\"");
+        let message = read_pooler_config(r#"{"chunked": 1}"#).unwrap_err().to_string();
+        assert!(message.contains("has no field \"chunked\""), "{message}");
     }
 }

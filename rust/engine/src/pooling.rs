@@ -15,8 +15,6 @@ use rustllm_core::{PoolingParams, PoolingTask, ScheduledSequence, SeqId, Sequenc
 use rustllm_models::{PooledOutput, Pooler, Reduction};
 use rustllm_ops::{Backend, Result, Tensor};
 
-use crate::InvalidArgument;
-
 /// A pooling request as the engine takes it.
 #[derive(Debug, Clone)]
 pub struct PoolingRequest {
@@ -62,41 +60,6 @@ pub(crate) fn output(pooler: &Pooler, task: PoolingTask) -> Option<&PooledOutput
 /// The tasks a pooler has.
 pub(crate) fn tasks(pooler: &Pooler) -> Vec<PoolingTask> {
     PoolingTask::ALL.into_iter().filter(|task| output(pooler, *task).is_some()).collect()
-}
-
-/// Reads vLLM's `pooler_config`, a JSON object.
-pub(crate) fn parse_pooler_config(json: &str) -> std::result::Result<rustllm_models::PoolerOptions, InvalidArgument> {
-    let refuse = |message: String| InvalidArgument::new("pooler_config", json, message);
-    let fields: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(json).map_err(|error| refuse(format!("pooler_config must be a JSON object: {error}")))?;
-    let mut options = rustllm_models::PoolerOptions::default();
-    for (name, value) in fields.iter().filter(|(_, value)| !value.is_null()) {
-        match name.as_str() {
-            "pooling_type" | "seq_pooling_type" => {
-                let reduction = match value.as_str().map(str::to_uppercase).as_deref() {
-                    Some("CLS") => Reduction::Cls,
-                    Some("LAST") => Reduction::Last,
-                    Some("MEAN") => Reduction::Mean,
-                    Some("MAX") => Reduction::Max,
-                    _ => {
-                        let allowed = "one of CLS, LAST, MEAN, MAX";
-                        return Err(refuse(format!("pooler_config.{name} must be {allowed}, got {value}")));
-                    }
-                };
-                options.reduction = Some(reduction);
-            }
-            "normalize" | "use_activation" => {
-                let flag = value.as_bool();
-                let wrong = || refuse(format!("pooler_config.{name} must be true or false, got {value}"));
-                options.finishes = Some(flag.ok_or_else(wrong)?);
-            }
-            _ => {
-                let known = "pooling_type, seq_pooling_type, normalize, use_activation";
-                return Err(refuse(format!("pooler_config has no field {name:?}, use {known}")));
-            }
-        }
-    }
-    Ok(options)
 }
 
 /// The rows of a prompt so far, reduced to one.
@@ -365,16 +328,5 @@ mod tests {
         let mut accumulator = Accumulator { reduction: Reduction::Max, values: Vec::new(), count: 0 };
         [1.0, f32::NAN, 3.0].iter().for_each(|value| accumulator.push(&[*value]));
         assert!(accumulator.finish().all(f32::is_nan));
-    }
-
-    #[test]
-    fn reads_a_pooler_config() {
-        let options = parse_pooler_config(r#"{"pooling_type": "mean", "use_activation": false, "dimensions": null}"#);
-        let options = options.unwrap();
-        assert_eq!((options.reduction, options.finishes), (Some(Reduction::Mean), Some(false)));
-        let message = parse_pooler_config(r#"{"pooling_type": "STEP"}"#).unwrap_err().to_string();
-        assert_eq!(message, "pooler_config.pooling_type must be one of CLS, LAST, MEAN, MAX, got \"STEP\"");
-        let message = parse_pooler_config(r#"{"chunked": 1}"#).unwrap_err().to_string();
-        assert!(message.contains("has no field \"chunked\""), "{message}");
     }
 }
