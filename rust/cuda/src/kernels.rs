@@ -1,0 +1,97 @@
+//! The kernels of `cuda/*.cu` as they are launched: their names and the types of their arguments.
+//!
+//! A struct here has a field for each argument of its kernels, in their order. Tests hold the table to the arguments that
+//! the compiled kernels have.
+
+use std::ffi::c_void;
+
+use crate::kv_cache::KvBlocks;
+use crate::view::{Address, Matrix};
+
+/// The arguments of kernels that take the same ones.
+pub(crate) trait Kernel {
+    /// The file of `cuda/` they are in, without its ending.
+    const FILE: &'static str;
+    /// Their names.
+    const ENTRIES: &'static [&'static str];
+    /// The sizes of their arguments.
+    const ARGUMENT_BYTES: &'static [usize];
+
+    /// Gives `call` a pointer to each argument.
+    fn with_arguments<T>(&self, call: impl FnOnce(&mut [*mut c_void]) -> T) -> T;
+}
+
+/// A line of the launch table.
+#[derive(Debug, Clone, Copy)]
+pub struct Launch {
+    /// The file of `cuda/`, without its ending.
+    pub file: &'static str,
+    /// The kernel's name.
+    pub entry: &'static str,
+    /// The sizes in bytes of its arguments.
+    pub argument_bytes: &'static [usize],
+}
+
+macro_rules! kernels {
+    ($($(#[$attribute:meta])* $file:literal [$($entry:literal),+ $(,)?] $name:ident { $($field:ident: $type:ty),+ $(,)? })+) => {
+        $(
+            $(#[$attribute])*
+            #[derive(Debug, Clone, Copy)]
+            #[repr(C)]
+            pub(crate) struct $name {
+                $(pub(crate) $field: $type,)+
+            }
+
+            impl Kernel for $name {
+                const FILE: &'static str = $file;
+                const ENTRIES: &'static [&'static str] = &[$($entry),+];
+                const ARGUMENT_BYTES: &'static [usize] = &[$(size_of::<$type>()),+];
+
+                fn with_arguments<T>(&self, call: impl FnOnce(&mut [*mut c_void]) -> T) -> T {
+                    call(&mut [$((&raw const self.$field).cast_mut().cast()),+])
+                }
+            }
+        )+
+
+        /// Every kernel that is launched.
+        pub static LAUNCHES: &[Launch] = &[
+            $($(Launch { file: $file, entry: $entry, argument_bytes: $name::ARGUMENT_BYTES },)+)+
+        ];
+    };
+}
+
+kernels! {
+    "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
+    "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
+    "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }
+    "elementwise" ["scale", "clamp", "soft_cap"] Rescale { x: Matrix, by: f32 }
+    "elementwise" ["gather_rows"] GatherRows { to: Matrix, from: Matrix, rows: Address }
+    "elementwise" ["fill_heads"] FillHeads { x: Matrix, part: Matrix, head_dim: i32 }
+    "embedding" ["embedding_f32", "embedding_f16", "embedding_bf16"] EmbedDense {
+        to: Matrix, ids: Address, table: Address, stride: i64,
+    }
+    "embedding" ["embedding_int8"] EmbedInt8 { to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address }
+    "embedding" ["embedding_int4"] EmbedInt4 {
+        to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address, zeros: Address, groups: i32, group_size: i32,
+    }
+    "kv_cache" ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"] WriteKv {
+        k: Matrix, v: Matrix, cache: KvBlocks, slots: Address,
+    }
+    "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
+    "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
+    "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }
+    "norm" ["add_layer_norm"] AddLayerNorm {
+        to: Matrix, residual: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32,
+    }
+    "rotary" ["rotary"] Rotary {
+        x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
+    }
+    "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
+        to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,
+    }
+    "weight" ["encode_f32", "encode_f16", "encode_bf16"] EncodeDense { to: Address, stride: i64, from: Matrix }
+    "weight" ["encode_int8"] EncodeInt8 { to: Address, stride: i64, scales: Address, from: Matrix }
+    "weight" ["encode_int4"] EncodeInt4 {
+        to: Address, stride: i64, scales: Address, zeros: Address, group_size: i32, symmetric: i32, from: Matrix,
+    }
+}

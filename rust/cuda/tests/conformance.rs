@@ -1,0 +1,65 @@
+//! Every op against the reference, and against itself when a block's threads run in another order.
+//!
+//! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
+
+use rustllm_cuda::{CudaBackend, CudaOptions, LAUNCHES};
+use rustllm_cuda_simulator as simulator;
+use rustllm_ops::conformance::{Case, cases};
+
+fn on_gpu() -> bool {
+    std::env::var_os("RUSTLLM_TEST_GPU").is_some()
+}
+
+fn backend() -> CudaBackend {
+    if !on_gpu() {
+        simulator::load();
+    }
+    CudaBackend::new(CudaOptions::default()).expect("a device")
+}
+
+/// Ops that have no kernel yet.
+const MISSING: [&str; 4] = ["linear", "attention", "moe", "route"];
+
+fn table() -> Vec<Case> {
+    cases().into_iter().filter(|case| !MISSING.iter().any(|missing| case.name().contains(missing))).collect()
+}
+
+fn bits(case: &Case, backend: &CudaBackend) -> Vec<Vec<u32>> {
+    let rows = case.outputs(backend).unwrap_or_else(|error| panic!("{}: {error}", case.name()));
+    rows.iter().map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
+}
+
+#[test]
+fn every_op_agrees_with_the_reference() {
+    let backend = backend();
+    let failures: Vec<String> =
+        table().iter().filter_map(|case| case.check(&backend).err()).map(|error| error.to_string()).collect();
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn the_order_of_threads_changes_no_bit() {
+    let backend = backend();
+    for case in table() {
+        let mut results = simulator::SCHEDULES.map(|schedule| {
+            if !on_gpu() {
+                simulator::set_schedule(schedule);
+            }
+            bits(&case, &backend)
+        });
+        let want = results[0].clone();
+        assert!(results.iter_mut().all(|result| *result == want), "{}", case.name());
+    }
+}
+
+#[test]
+fn kernels_take_the_arguments_they_are_launched_with() {
+    for launch in LAUNCHES {
+        let arguments = simulator::arguments(launch.entry);
+        assert_eq!(arguments.as_deref(), Some(launch.argument_bytes), "{} of {}.cu", launch.entry, launch.file);
+    }
+    let launched: Vec<&str> = LAUNCHES.iter().map(|launch| launch.entry).collect();
+    let unused: Vec<String> =
+        simulator::kernels().into_iter().filter(|kernel| !launched.contains(&kernel.as_str())).collect();
+    assert_eq!(unused, [""; 0], "kernels that nothing launches");
+}
