@@ -2,8 +2,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
-    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
+    Expert, GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
     RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
@@ -66,14 +66,6 @@ impl CudaBackend {
         self.device.compute_capability()
     }
 
-    /// Bytes of the device's memory, free and in all.
-    ///
-    /// # Errors
-    /// A device failure.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.device.memory()
-    }
-
     pub(crate) fn view(&self, x: &Tensor) -> Result<Matrix> {
         Matrix::of(x, self.id)
     }
@@ -123,6 +115,11 @@ impl Backend for CudaBackend {
             WeightFormat::Dense(DType::F32 | DType::F16 | DType::BF16) | WeightFormat::Int8 => true,
             WeightFormat::Int4 { group_size, .. } => WeightFormat::GROUP_SIZES.contains(&group_size),
         }
+    }
+
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        let (free, total) = self.device.memory()?;
+        Ok(Some(DeviceMemory { free: free as u64, total: total as u64 }))
     }
 
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {

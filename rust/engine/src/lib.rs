@@ -20,11 +20,12 @@ mod memory;
 mod model_runner;
 mod output;
 mod pooling;
+mod profile;
 pub mod sampler;
 
 pub use config::{EngineConfig, GIB};
 pub use device::Device;
-pub use engine::{Engine, ModelInfo};
+pub use engine::{Engine, LoadListener, ModelInfo};
 pub use error::{EngineError, InvalidArgument};
 pub use handle::EngineHandle;
 pub use limits::{Limits, PoolingLimits};

@@ -20,6 +20,15 @@ pub enum Activation {
     Tanh,
 }
 
+/// Memory of a device that has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes nobody uses.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
 /// A device a model runs on: memory, weights and about twenty coarse ops.
 ///
 /// [`ReferenceBackend`](crate::ReferenceBackend) defines what each op means; the conformance table holds the others
@@ -37,6 +46,14 @@ pub trait Backend: Debug + Send + Sync {
     fn supports(&self, format: WeightFormat) -> bool;
 
     // -- memory -------------------------------------------------------------------------------------------------
+
+    /// The device's memory; `None` where it is the host's.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        Ok(None)
+    }
 
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
     /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.

@@ -24,7 +24,7 @@ mod tensor;
 mod weight;
 
 pub use attention::{AttentionMetadata, AttentionParams, EncoderAttentionParams, GroupMetadata};
-pub use backend::{Activation, Backend};
+pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
