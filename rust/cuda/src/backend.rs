@@ -1,10 +1,10 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
-    Expert, GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
-    RoutingParams, Tensor, Weight, WeightFormat, check,
+    Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
+    Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::{Arena, Buffer};
@@ -38,11 +38,20 @@ pub struct CudaOptions {
 /// submitted to one stream, in the order they are called.
 #[derive(Debug)]
 pub struct CudaBackend {
-    pub(crate) device: Device,
+    pub(crate) device: Arc<Device>,
     pub(crate) options: CudaOptions,
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
-    arena: Mutex<Arena>,
+    arenas: Mutex<Arenas>,
+}
+
+/// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
+#[derive(Debug)]
+pub(crate) struct Arenas {
+    eager: Arena,
+    captured: Arena,
+    /// Whether work is being captured.
+    pub capturing: bool,
 }
 
 impl CudaBackend {
@@ -53,7 +62,8 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { device: Device::open(options.ordinal)?, options, id, arena: Mutex::new(Arena::new(id)) })
+        let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
+        Ok(Self { device: Arc::new(Device::open(options.ordinal)?), options, id, arenas: Mutex::new(arenas) })
     }
 
     /// What the driver calls the device.
@@ -70,9 +80,25 @@ impl CudaBackend {
         Matrix::of(x, self.id)
     }
 
+    /// Copies new values to the device: not while work is recorded, since what is launched again would read them again.
+    fn upload<T: Copy>(&self, values: &[T], to: u64) -> Result<()> {
+        if self.arenas().capturing {
+            let message = "work that copies new values to the device cannot be recorded".into();
+            return Err(Error::Backend { backend: NAME, message });
+        }
+        self.device.upload(values, to)
+    }
+
+    pub(crate) fn arenas(&self) -> MutexGuard<'_, Arenas> {
+        // A panic leaves them whole: buffers are handed out one by one.
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Memory of the arena for `bytes`.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
-        self.arena.lock().unwrap_or_else(PoisonError::into_inner).take(&self.device, bytes)
+        let mut arenas = self.arenas();
+        let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
+        arena.take(&self.device, bytes)
     }
 
     /// A new tensor, with unspecified contents.
@@ -122,6 +148,10 @@ impl Backend for CudaBackend {
         Ok(Some(DeviceMemory { free: free as u64, total: total as u64 }))
     }
 
+    fn graphs(&self) -> Option<&dyn Graphs> {
+        Some(self)
+    }
+
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
         if !self.supports(format) {
@@ -134,13 +164,13 @@ impl Backend for CudaBackend {
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
         check::tensor(values, rows, cols)?;
         let memory = self.device.alloc(&[values.len(), size_of::<f32>()], "a tensor")?;
-        self.device.upload(values, memory.address())?;
+        self.upload(values, memory.address())?;
         Ok(Tensor::new(Arc::new(Buffer::new(memory, self.id)), rows, cols))
     }
 
     fn indices(&self, values: Vec<u32>) -> Result<Indices> {
         let buffer = self.scratch(size_of_val(values.as_slice()))?;
-        self.device.upload(&values, buffer.address())?;
+        self.upload(&values, buffer.address())?;
         Ok(Indices::with_device(values, buffer))
     }
 

@@ -2,8 +2,11 @@
 //!
 //! ```text
 //!   backend   every op: operands checked, memory taken from the arena, a kernel launched
-//!   kernels   the launch table: names and arguments          device    context, stream, launches, copies
-//!   modules   which image of a kernel file the GPU runs       memory, arena, weight, kv_cache: what is kept on it
+//!   graph     ops recorded once, launched together again and again
+//!   kernels   the launch table: names and arguments
+//!   modules   which image of a kernel file the GPU runs
+//!   device    context, stream, launches, copies
+//!   memory, arena, weight, kv_cache                  what is kept in the device's memory
 //! ```
 //!
 //! Nothing of CUDA is needed to build it or to load it: the driver is looked for by [`probe`] when a device is opened. Ops
@@ -15,6 +18,7 @@ mod backend;
 mod device;
 mod driver;
 mod error;
+mod graph;
 mod images;
 mod kernels;
 mod kv_cache;

@@ -1,8 +1,8 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
-    KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
+    KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -53,6 +53,11 @@ pub trait Backend: Debug + Send + Sync {
     /// A device failure.
     fn device_memory(&self) -> Result<Option<DeviceMemory>> {
         Ok(None)
+    }
+
+    /// The device's way of recording work, if it has one.
+    fn graphs(&self) -> Option<&dyn Graphs> {
+        None
     }
 
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as

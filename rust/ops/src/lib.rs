@@ -14,6 +14,7 @@ pub mod check;
 pub mod conformance;
 mod dtype;
 mod error;
+mod graph;
 mod kv_cache;
 mod kv_cache_groups;
 pub mod moe;
@@ -27,6 +28,7 @@ pub use attention::{AttentionMetadata, AttentionParams, EncoderAttentionParams, 
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use graph::{CapturedGraph, Graphs};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use kv_cache_groups::KvCacheGroup;
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
