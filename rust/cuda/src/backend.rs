@@ -13,6 +13,7 @@ use crate::kernels::{
     Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
     GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
+use crate::upload::Uploader;
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, kv_cache};
@@ -43,6 +44,8 @@ pub struct CudaBackend {
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arenas: Mutex<Arenas>,
+    /// Once a weight was loaded.
+    uploader: Mutex<Option<Uploader>>,
 }
 
 /// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
@@ -63,7 +66,13 @@ impl CudaBackend {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
-        Ok(Self { device: Arc::new(Device::open(options.ordinal)?), options, id, arenas: Mutex::new(arenas) })
+        Ok(Self {
+            device: Arc::new(Device::open(options.ordinal)?),
+            options,
+            id,
+            arenas: Mutex::new(arenas),
+            uploader: Mutex::default(),
+        })
     }
 
     /// What the driver calls the device.
@@ -157,7 +166,12 @@ impl Backend for CudaBackend {
         if !self.supports(format) {
             return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
         }
-        let packed = DeviceWeight::load(&self.device, self.id, parts, format, (out_features, in_features))?;
+        let mut uploader = self.uploader.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploader = match &mut *uploader {
+            Some(uploader) => uploader,
+            none => none.insert(Uploader::new(&self.device)?),
+        };
+        let packed = DeviceWeight::load(&self.device, uploader, self.id, parts, format)?;
         Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 

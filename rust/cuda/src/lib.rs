@@ -6,7 +6,7 @@
 //!   kernels   the launch table: names and arguments
 //!   modules   which image of a kernel file the GPU runs
 //!   device    context, stream, launches, copies
-//!   memory, arena, weight, kv_cache                  what is kept in the device's memory
+//!   memory, arena, weight, kv_cache, upload          what is kept in the device's memory, and how it comes there
 //! ```
 //!
 //! Nothing of CUDA is needed to build it or to load it: the driver is looked for by [`probe`] when a device is opened. Ops
@@ -24,6 +24,7 @@ mod kernels;
 mod kv_cache;
 mod memory;
 mod modules;
+mod upload;
 mod view;
 mod weight;
 
