@@ -35,6 +35,11 @@ impl Buffer {
         Self { memory: Arc::clone(memory), offset, bytes, backend }
     }
 
+    /// The same bytes, apart from who else refers to `buffer`.
+    pub fn sharing(buffer: &Self) -> Self {
+        Self::part(&buffer.memory, buffer.offset, buffer.bytes, buffer.backend)
+    }
+
     pub fn address(&self) -> u64 {
         self.memory.address() + self.offset as u64
     }

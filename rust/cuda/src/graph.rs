@@ -4,23 +4,20 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags as Instantiate, CUstreamCaptureMode as Mode};
 use cudarc::driver::{CudaEvent, CudaGraph, PinnedHostSlice, result};
-use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result};
+use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result, Tensor, Work};
 
 use crate::CudaBackend;
 use crate::arena::Buffer;
 use crate::device::Device;
 use crate::error::op_error;
 use crate::memory::DeviceMemory;
+use crate::view::buffer_of;
 
 /// Elements that a list's place is a multiple of: places start on 256 bytes.
 const GRANULE: usize = 64;
 
 impl Graphs for CudaBackend {
-    fn capture(
-        &self,
-        inputs: Vec<Vec<u32>>,
-        work: &mut dyn FnMut(&[Indices]) -> Result<()>,
-    ) -> Result<Box<dyn CapturedGraph>> {
+    fn capture(&self, inputs: Vec<Vec<u32>>, work: Work<'_>) -> Result<(Box<dyn CapturedGraph>, Vec<Tensor>)> {
         let places = Inputs::new(&self.device, &inputs)?;
         let indices = places.indices(self.id, inputs);
         let stream = self.device.stream();
@@ -31,12 +28,23 @@ impl Graphs for CudaBackend {
         let worked = work(&indices);
         self.arenas().capturing = false;
         let graph = stream.end_capture(Instantiate::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH);
-        worked?;
+        // The graph keeps what it computes in, but not from other graphs.
+        let results = worked?.iter().map(|result| self.borrowed(result)).collect::<Result<_>>()?;
         let graph = graph
             .map_err(&refused)?
             .ok_or_else(|| Error::Backend { backend: crate::NAME, message: "no work was recorded".into() })?;
         graph.upload().map_err(&refused)?;
-        Ok(Box::new(Captured { device: Arc::clone(&self.device), state: Mutex::new(State { graph, inputs: places }) }))
+        let captured =
+            Captured { device: Arc::clone(&self.device), state: Mutex::new(State { graph, inputs: places }) };
+        Ok((Box::new(captured), results))
+    }
+}
+
+impl CudaBackend {
+    /// The tensor without its claim on the arena's buffer, which is kept from being freed and not from being used again.
+    fn borrowed(&self, x: &Tensor) -> Result<Tensor> {
+        let buffer = buffer_of(x, self.id)?;
+        Ok(x.with_storage(Arc::new(Buffer::sharing(buffer))))
     }
 }
 

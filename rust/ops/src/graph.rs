@@ -5,27 +5,27 @@
 //!   launch([ids, positions, ...])             other numbers in the same places, then everything that was recorded
 //! ```
 //!
-//! What `work` computed is in the tensors that it made, as of the last launch. Shapes, and what ops read of lists on the host,
-//! are those of the capture: kernels that depend on numbers read them from the device.
+//! Shapes, and what ops read of lists on the host, are those of the capture: kernels that depend on numbers read them from the
+//! device.
 
 use std::fmt::Debug;
 
-use crate::{Indices, Result};
+use crate::{Indices, Result, Tensor};
+
+/// The ops to record: from indices to what is wanted of them.
+pub type Work<'a> = &'a mut dyn FnMut(&[Indices]) -> Result<Vec<Tensor>>;
 
 /// A device that can record work.
 pub trait Graphs: Debug + Send + Sync {
-    /// Records the ops of `work`, which is given `inputs` as indices.
+    /// Records the ops of `work`, which is given `inputs` as indices. The tensors that it returns are filled by each launch, until
+    /// any graph of this backend is launched: graphs share the memory that they compute in.
     ///
     /// Each shape `work` computes with should have been computed once before, so that nothing is loaded or looked up while it is
     /// recorded.
     ///
     /// # Errors
     /// What `work` fails with, no memory, or a device failure.
-    fn capture(
-        &self,
-        inputs: Vec<Vec<u32>>,
-        work: &mut dyn FnMut(&[Indices]) -> Result<()>,
-    ) -> Result<Box<dyn CapturedGraph>>;
+    fn capture(&self, inputs: Vec<Vec<u32>>, work: Work<'_>) -> Result<(Box<dyn CapturedGraph>, Vec<Tensor>)>;
 }
 
 /// Recorded work.

@@ -28,7 +28,7 @@ pub use attention::{AttentionMetadata, AttentionParams, EncoderAttentionParams, 
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use graph::{CapturedGraph, Graphs};
+pub use graph::{CapturedGraph, Graphs, Work};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use kv_cache_groups::KvCacheGroup;
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};

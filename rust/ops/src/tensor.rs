@@ -65,6 +65,11 @@ impl Tensor {
         &self.storage
     }
 
+    /// The same view of other storage. For backends.
+    pub fn with_storage(&self, storage: Arc<dyn Storage>) -> Self {
+        Self { storage, ..self.clone() }
+    }
+
     /// The view of columns `start .. start + len`, sharing storage.
     ///
     /// # Errors
