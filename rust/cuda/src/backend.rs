@@ -10,8 +10,8 @@ use rustllm_ops::{
 use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
 use crate::kernels::{
-    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
-    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
+    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, ArgmaxMerge, ArgmaxParts, EmbedDense, EmbedInt4,
+    EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::upload::Uploader;
 use crate::view::{Matrix, indices, optional_vector, vector};
@@ -20,6 +20,9 @@ use crate::{CudaError, NAME, kv_cache};
 
 /// Columns that a block of an elementwise kernel takes.
 const BLOCK_COLUMNS: usize = 1024;
+
+/// Columns of a part of a row of `cuda/argmax.cu`.
+const ARGMAX_COLUMNS: usize = 8192;
 
 /// Threads of a block of the kernels here.
 const THREADS: u32 = 256;
@@ -390,6 +393,19 @@ impl Backend for CudaBackend {
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], _activation: GatedActivation) -> Result<Tensor> {
         check::moe(x, routing, experts)?;
         unimplemented!()
+    }
+
+    fn argmax(&self, x: &Tensor) -> Result<Tensor> {
+        check::argmax(x)?;
+        let x = self.view(x)?;
+        let (result, to) = self.result(x.num_rows(), 2)?;
+        let num_parts = x.num_cols().div_ceil(ARGMAX_COLUMNS);
+        let parts = self.scratch(x.num_rows() * num_parts * size_of::<[f32; 2]>())?;
+        let grid = Grid::new((x.num_rows(), num_parts, 1), THREADS);
+        self.device.launch("argmax_parts", grid, &ArgmaxParts { parts: parts.address(), x })?;
+        let merge = ArgmaxMerge { to, parts: parts.address(), num_parts: num_parts as i32 };
+        self.device.launch("argmax_merge", Grid::new((x.num_rows(), 1, 1), 32), &merge)?;
+        Ok(result)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

@@ -61,6 +61,8 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "argmax" ["argmax_merge"] ArgmaxMerge { to: Matrix, parts: Address, num_parts: i32 }
+    "argmax" ["argmax_parts"] ArgmaxParts { parts: Address, x: Matrix }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
     "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }

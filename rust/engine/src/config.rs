@@ -30,6 +30,8 @@ pub struct EngineConfig {
     /// Whether a GPU computes each row in an order of its own, so that answers do not depend on what is batched together. On the
     /// CPU they never do.
     pub deterministic: bool,
+    /// Whether a GPU launches every kernel by itself, and captures no step as a graph.
+    pub enforce_eager: bool,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
     pub max_model_len: Option<usize>,
     /// Sequences that may run at once.
@@ -79,6 +81,7 @@ impl EngineConfig {
             kv_cache_dtype: None,
             device: Device::Auto,
             deterministic: false,
+            enforce_eager: false,
             max_model_len: None,
             max_num_seqs: 128,
             max_num_batched_tokens: None,

@@ -7,6 +7,7 @@ use rustllm_core::{
 use rustllm_models::{LoadOptions, LoadedModel};
 use rustllm_ops::{Backend, KvCacheSpec, WeightFormat};
 
+use crate::decode_graphs::DecodeGraphs;
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
 use crate::pooling::{self, PoolingRunner};
@@ -134,7 +135,11 @@ impl Engine {
         if device.backend.device_memory()?.is_some() && !loaded.model.is_bidirectional() {
             listener.note(&memory::describe_cache(&spec, block_bytes));
         }
-        let kv_cache = device.backend.alloc_kv_cache(&spec)?;
+        // A block more than the scheduler knows of, for the rows that fill a captured step up.
+        let spare = usize::from(device.backend.graphs().is_some());
+        let allocated = KvCacheSpec { num_blocks: spec.num_blocks + spare, ..spec.clone() };
+        let kv_cache = device.backend.alloc_kv_cache(&allocated)?;
+        let graphs = DecodeGraphs::new(max_model_len, &kv_cache, config.enforce_eager);
         let scheduler = Scheduler::new(scheduler_config)
             .map_err(|error| InvalidArgument::new(error.field, error.value, error.to_string()))?;
         let tasks = pooling.as_ref().map(|pooling| pooling.tasks.iter().map(|task| task.name()).collect());
@@ -162,7 +167,7 @@ impl Engine {
             Limits { vocab_size, max_model_len: info.max_model_len, max_logprobs: config.max_logprobs, pooling };
         let pooling = loaded.pooler.map(PoolingRunner::new);
         let sampling = SamplingRunner::new(eos_token_ids, config.logprobs_mode);
-        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, sampling, pooling);
+        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, graphs, sampling, pooling);
         Ok(Self {
             scheduler,
             runner,

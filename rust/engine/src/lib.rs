@@ -10,7 +10,9 @@
 //!
 //! Token ids in; token ids, or what is made of a prompt, out: text is the caller's business.
 
+mod batch;
 mod config;
+mod decode_graphs;
 mod device;
 mod engine;
 mod error;

@@ -43,7 +43,8 @@ pub(crate) fn run_largest_step(
     let hidden = model.forward(&ForwardContext { backend, batch: &batch, kv_cache: &kv_cache })?;
     if num_logits > 0 {
         let rows = backend.indices((0..num_logits.min(num_tokens) as u32).collect())?;
-        model.logits(backend, &backend.gather_rows(&hidden, &rows)?)?;
+        let wanted = backend.gather_rows(&hidden, &rows)?;
+        model.predict(backend, &wanted, wanted.rows())?;
     }
     backend.read_rows(&hidden.columns(0, 1)?, &mut |_, _| {})
 }
