@@ -164,6 +164,8 @@ class Engine:
         quantization_symmetric: False for groups of `int4` with zero points.
         device: `auto`, `cpu`, `cuda` or `cuda:<number>`; `reference` is the slow one that the kernels
             are tested against.
+        deterministic: On a GPU, whether answers may not depend on what they are batched with.
+        enforce_eager: On a GPU, capture no step as a graph.
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,
             or what the cache can hold if that is less.
         max_num_seqs: Sequences that may run at once.
@@ -184,6 +186,7 @@ class Engine:
         hf_overrides: JSON object whose fields replace those of `config.json`.
         eos_token_ids: End-of-sequence tokens; `None` for the model folder's.
         progress: Called with (bytes loaded, bytes in all) while weights load.
+        note: Called with lines for people: what a GPU's memory is planned for.
         kv_cache_dtype: `auto` (the weights'), `float32`, `float16`, `bfloat16` or `int8`.
         runner: `generate`, `pooling`, or `auto`: what the architecture is for; a folder with a
             sentence-transformers `modules.json` is to be pooled.
@@ -228,6 +231,7 @@ class Engine:
         convert: str = "auto",
         pooler_config: str | None = None,
         deterministic: bool = False,
+        enforce_eager: bool = False,
         note: Callable[[str], None] | None = None,
     ) -> Engine: ...
     @property

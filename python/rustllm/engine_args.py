@@ -100,6 +100,7 @@ class EngineArgs:
             `cuda:<number>`, or `reference` for the slow implementation kernels are tested with.
         deterministic: On a GPU, whether answers may not depend on what they are batched with, at
             some cost. On CPU they never do.
+        enforce_eager: On a GPU, launch every kernel by itself instead of capturing steps as graphs.
         num_threads: Compute threads; if not given, `OMP_NUM_THREADS`, else one for each core that
             the process may use.
         disable_log_stats: Leave out `RequestOutput.metrics`.
@@ -144,6 +145,7 @@ class EngineArgs:
     chat_template: str | None = None
     device: str = "auto"
     deterministic: bool = False
+    enforce_eager: bool = False
     num_threads: int | None = None
     disable_log_stats: bool = False
 

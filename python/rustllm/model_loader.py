@@ -133,6 +133,7 @@ def _start_engine(
         kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
         deterministic=args.deterministic,
+        enforce_eager=args.enforce_eager,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=_size(args.max_num_batched_tokens),
