@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRATES := --workspace --exclude rustllm-py
 
-.PHONY: help demo build wheel test test-rust test-python lint check-aarch64 fmt bench clean
+.PHONY: help demo build wheel test test-rust test-python lint check-aarch64 fmt gpu-bundle bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,6 +51,9 @@ fmt: $(BIN)/pytest ## Format everything
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+gpu-bundle: $(BIN)/maturin ## Collect in dist/gpu what a machine with a GPU needs to test and measure this commit
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu/bundle.sh
 
 bench: ## Run the core's benchmarks
 	cargo bench
