@@ -15,7 +15,8 @@ for line in sys.stdin:
     message = json.loads(line)
     if message.get("executable") and message.get("profile", {}).get("test"):
         package = message["package_id"].split("#")[0].rsplit("/", 1)[-1]
-        shutil.copy(message["executable"], f"{sys.argv[1]}/{package}-{message["target"]["name"]}")
+        test = message["target"]["name"]
+        shutil.copy(message["executable"], f"{sys.argv[1]}/{package}-{test}")
 ' "$out/bin"
 strip "$out"/bin/*
 maturin build --release --out "$out/wheels"
