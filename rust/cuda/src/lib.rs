@@ -18,6 +18,7 @@ mod error;
 mod images;
 mod kernels;
 mod kv_cache;
+mod linear;
 mod memory;
 mod modules;
 mod view;
