@@ -14,6 +14,7 @@ use crate::kernels::{
     EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::upload::Uploader;
+use crate::linear::{self, Then};
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, kv_cache};
@@ -243,7 +244,32 @@ impl Backend for CudaBackend {
 
     fn linear(&self, x: &Tensor, weight: &Weight, bias: Option<&Tensor>) -> Result<Tensor> {
         check::linear(x, weight, bias)?;
-        unimplemented!()
+        linear::linear(self, x, weight, bias, Then::Nothing)
+    }
+
+    fn activated_linear(
+        &self,
+        x: &Tensor,
+        weight: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        check::linear(x, weight, bias)?;
+        linear::linear(self, x, weight, bias, Then::Activate(activation))
+    }
+
+    fn gated_linear(
+        &self,
+        x: &Tensor,
+        gate_up: &Weight,
+        bias: Option<&Tensor>,
+        activation: Activation,
+    ) -> Result<Tensor> {
+        check::linear(x, gate_up, bias)?;
+        if !gate_up.out_features.is_multiple_of(2) {
+            return self.gated_activation(&self.linear(x, gate_up, bias)?, activation);
+        }
+        linear::linear(self, x, gate_up, bias, Then::Gate(activation))
     }
 
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {

@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use crate::kv_cache::KvBlocks;
+use crate::linear::LinearOperands;
 use crate::view::{Address, Matrix};
 
 /// The arguments of kernels that take the same ones.
@@ -79,6 +80,18 @@ kernels! {
     "kv_cache" ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"] WriteKv {
         k: Matrix, v: Matrix, cache: KvBlocks, slots: Address,
     }
+    "linear_input" ["input_f32", "input_f16", "input_bf16"] InputDense { to: Address, stride: i64, x: Matrix }
+    "linear_input" ["input_int8"] InputInt8 { to: Address, stride: i64, scales: Address, x: Matrix, for_int4: i32 }
+    "linear_skinny" [
+        "skinny_8x16_f32", "skinny_8x16_f16", "skinny_8x16_bf16", "skinny_8x16_int8", "skinny_8x16_int4_g32", "skinny_8x16_int4_g64", "skinny_8x16_int4_g128",
+        "skinny_8x32_f32", "skinny_8x32_f16", "skinny_8x32_bf16", "skinny_8x32_int8", "skinny_8x32_int4_g32", "skinny_8x32_int4_g64", "skinny_8x32_int4_g128",
+        "skinny_16x32_f32", "skinny_16x32_f16", "skinny_16x32_bf16", "skinny_16x32_int8", "skinny_16x32_int4_g32", "skinny_16x32_int4_g64", "skinny_16x32_int4_g128",
+    ] SkinnyProducts { linear: LinearOperands }
+    "linear_tiled" [
+        "tiled_64x128_f32", "tiled_64x128_f16", "tiled_64x128_bf16", "tiled_64x128_int8", "tiled_64x128_int4_g32", "tiled_64x128_int4_g64", "tiled_64x128_int4_g128",
+        "tiled_128x128_f16", "tiled_128x128_bf16", "tiled_128x128_int8",
+        "sum_parts_dense", "sum_parts_int8", "sum_parts_int4",
+    ] TiledProducts { linear: LinearOperands }
     "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
     "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
     "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }

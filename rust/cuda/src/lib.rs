@@ -22,6 +22,7 @@ mod graph;
 mod images;
 mod kernels;
 mod kv_cache;
+mod linear;
 mod memory;
 mod modules;
 mod upload;
