@@ -3,7 +3,8 @@
 //! ```text
 //!   backend   every op: operands checked, memory taken from the arena, a kernel launched
 //!   kernels   the launch table: names and arguments          device    context, stream, launches, copies
-//!   modules   which image of a kernel file the GPU runs       memory, arena, weight, kv_cache: what is kept on it
+//!   modules   which image of a kernel file the GPU runs:      memory, arena, weight, kv_cache: what is kept on it
+//!             images (embedded), nvrtc, image_cache           info      what a machine has, for people
 //! ```
 //!
 //! Nothing of CUDA is needed to build it or to load it: the driver is looked for by [`probe`] when a device is opened. Ops
@@ -15,18 +16,24 @@ mod backend;
 mod device;
 mod driver;
 mod error;
+mod image_cache;
 mod images;
+mod info;
 mod kernels;
 mod kv_cache;
 mod memory;
 mod modules;
+mod nvrtc;
 mod view;
 mod weight;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{Driver, probe};
 pub use error::CudaError;
+pub use images::{Image, embedded_architectures, images};
+pub use info::{CudaInfo, DeviceInfo, info};
 pub use kernels::{LAUNCHES, Launch};
+pub use modules::compile_kernels;
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";
