@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "available_isas",
     "check_sampling_params",
+    "cuda_info",
     "default_num_threads",
     "selected_isa",
     "supported_architectures",
@@ -325,6 +326,19 @@ def selected_isa() -> str:
 
     Raises:
         ValidationError: `RUSTLLM_ISA` names one that is unknown or that this machine lacks.
+    """
+
+def cuda_info() -> dict[str, Any]:
+    """What of CUDA this machine has, and which kernels the build has for it.
+
+    Starts nothing on a GPU. Libraries are looked for by name: see `rustllm.cuda_libraries`.
+
+    Returns:
+        `error`: why there is no driver to use, `None` where there is one; `cuda_version`: what the
+        driver supports, (major, minor) or `None`; `devices`: a dict of `name`,
+        `compute_capability` and `memory` (bytes) for each GPU; `kernel_architectures`: what
+        kernels are compiled for in this build, empty if it has their sources only; `cublas_lt`:
+        whether that library is found; `nvrtc`: the run-time compiler's (major, minor) or `None`.
     """
 
 def default_num_threads() -> int:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rustllm._core import Engine
+from rustllm.cuda_libraries import load_cuda_libraries
 from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
 from rustllm.errors import ValidationError
 from rustllm.generation_config import default_sampling_fields, end_of_sequence_ids
@@ -121,6 +122,8 @@ def _start_engine(
     overrides = None if args.hf_overrides is None else json.dumps(args.hf_overrides)
     pooler_config = None if args.pooler_config is None else json.dumps(args.pooler_config)
     quantization_options = args.quantization_config or {}
+    if args.device.startswith("cuda"):
+        load_cuda_libraries()
     return Engine(
         folder,
         runner=args.runner,

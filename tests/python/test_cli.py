@@ -375,7 +375,8 @@ def test_doctor_tells_what_it_finds() -> None:
     assert findings["libraries"]["tokenizers"]
     assert findings["problems"] == []
     text = rustllm("doctor").stdout
-    assert "libcuda.so.1" in text
+    error = _core.cuda_info()["error"]
+    assert error is None or sum(error in line for line in text.splitlines()) == 1
     assert "LlamaForCausalLM" in text
 
 

@@ -13,8 +13,8 @@ use crate::kernels::{
     Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, ArgmaxMerge, ArgmaxParts, EmbedDense, EmbedInt4,
     EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
-use crate::upload::Uploader;
 use crate::linear::{self, Then};
+use crate::upload::Uploader;
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, kv_cache};

@@ -41,11 +41,32 @@ pub enum CudaError {
         /// Its answer.
         message: String,
     },
+    /// Kernels have to be compiled, and nothing here compiles them.
+    #[error(
+        "the kernels of cuda/{file}.cu are in this build as source only, and {message}: NVRTC compiles them, \
+         `pip install 'rustllm[cuda-jit]'` (the package nvidia-cuda-nvrtc)"
+    )]
+    NoCompiler {
+        /// The file.
+        file: String,
+        /// Where a compiler was looked for.
+        message: String,
+    },
+    /// Kernels that do not compile.
+    #[error("cuda/{file}.cu does not compile for {architecture}: {log}")]
+    Compile {
+        /// The file.
+        file: String,
+        /// The architecture it was compiled for.
+        architecture: String,
+        /// What the compiler says.
+        log: String,
+    },
     /// No image of the kernels that this GPU can run.
     #[error("the kernels of cuda/{file}.cu cannot be loaded: {message}")]
     NoImage {
         /// The file.
-        file: &'static str,
+        file: String,
         /// What was tried.
         message: String,
     },
