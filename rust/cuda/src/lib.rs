@@ -11,6 +11,7 @@
 //! waits.
 
 mod arena;
+mod attention;
 mod backend;
 mod device;
 mod driver;
