@@ -379,7 +379,7 @@ impl Backend for CudaBackend {
         params: &AttentionParams,
     ) -> Result<Tensor> {
         check::attention(q, layer, metadata, params)?;
-        unimplemented!()
+        self.paged_attention(q, layer, metadata, params)
     }
 
     fn encoder_attention(
@@ -391,7 +391,7 @@ impl Backend for CudaBackend {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor> {
         check::encoder_attention(q, k, v, query_start_loc, params)?;
-        unimplemented!()
+        self.attention_of_own_rows(q, k, v, query_start_loc, params)
     }
 
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {

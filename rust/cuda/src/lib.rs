@@ -15,6 +15,7 @@
 //! waits.
 
 mod arena;
+mod attention;
 mod backend;
 mod device;
 mod driver;
