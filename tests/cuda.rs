@@ -22,6 +22,8 @@ fn config(case: &str) -> EngineConfig {
     config.deterministic = true;
     config.dtype = Some(DType::F32);
     config.num_gpu_blocks_override = Some(64);
+    // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
+    (config.max_num_seqs, config.max_num_batched_tokens) = (8, Some(48));
     config
 }
 
