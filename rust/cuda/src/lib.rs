@@ -15,6 +15,7 @@ mod attention;
 mod backend;
 mod device;
 mod driver;
+mod encoder_attention;
 mod error;
 mod images;
 mod kernels;

@@ -80,7 +80,7 @@ fn attention_does_not_depend_on_chunks_or_blocks() {
     for case in attention_cases() {
         // Past the first boundary of what a softmax is taken over at once, where the table's own sequences are.
         let longest = case.seqs.iter().map(|(cached, new)| cached + new).max().unwrap();
-        let len = if longest > 200 { 300 } else { 90 };
+        let len: usize = if longest > 200 { 300 } else { 90 };
         let blocks = len.div_ceil(case.block_size) as u32;
         let (forward, backward): (Vec<u32>, Vec<u32>) = ((0..blocks).collect(), (0..blocks).rev().collect());
         let run = |chunks: &[usize], table: &[u32]| chunked(&backend, &case, len, chunks, table).unwrap();
