@@ -17,7 +17,7 @@ ATTENTION(attention_int8, i8)
 KERNEL(128) merge_splits(Matrix to, Sequences seqs, ScoreRules rules, Partials partials, int most_rows) {
   const int row = blockIdx.x, head = blockIdx.y, seq = sequence_of(seqs.starts, seqs.num_seqs, row);
   if ((int)(seqs.starts[seq + 1] - seqs.starts[seq]) > most_rows) return;
-  const int position = seqs.positions[row], splits = Seen(position, position + 1, rules).splits();
+  const int splits = seqs.seen(row, seq, rules).splits();
   const float* first = partials.at(row, gridDim.y, head, 0);
   float* result = to.row(row) + head * partials.head_dim;
   for (int at = threadIdx.x; at < partials.head_dim; at += 128) {

@@ -44,12 +44,18 @@ struct Seen {
   DEVICE int splits() const { return last / SPLIT - first / SPLIT + 1; }
 };
 
-// The sequences of a batch, as AttentionMetadata has them. rust/cuda/src/attention.rs has the same.
+// The sequences of a batch, as AttentionMetadata has them; an encoder's have `starts` alone: its rows are at positions 0, 1, ...
+// and see keys after them too. rust/cuda/src/attention.rs has the same.
 struct Sequences {
   const u32* positions;
   const u32* starts;
   const u32* block_table;
   int num_seqs, max_blocks;
+
+  DEVICE Seen seen(int row, int seq, const ScoreRules& rules) const {
+    if (positions) return Seen(positions[row], positions[row] + 1, rules);
+    return Seen(row - (int)starts[seq], (int)(starts[seq + 1] - starts[seq]), rules);
+  }
 };
 
 // The sequence of a row, found by a warp: those that end at or before the row come first.

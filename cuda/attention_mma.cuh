@@ -39,6 +39,12 @@ DEVICE void pack_parts(u32 (&words)[PARTS_OF<T>], float first, float second) {
   }
 }
 
+// The power of two that brings numbers up to `largest` below 2, where there is one whose inverse is a number too.
+DEVICE float unit_of(float largest) {
+  const u32 exponent = __float_as_uint(largest) & 0x7f800000u;
+  return exponent != 0 && exponent < 0x7f000000u ? __uint_as_float(exponent) : 1.0f;
+}
+
 // Queries of a sequence and a KV head: query i is of head i % group of row i / group.
 struct Queries {
   int seq, first_row, kv_head, group, count;
@@ -56,9 +62,8 @@ struct Query {
   DEVICE Query() {}
   DEVICE Query(const Queries& queries, int i, const Sequences& seqs, const ScoreRules& rules) {
     if (!queries.has(i)) return;
-    position = seqs.positions[queries.row(i)];
-    const Seen seen(position, position + 1, rules);
-    first = seen.first, last = seen.last, head = queries.head(i);
+    const Seen seen = seqs.seen(queries.row(i), queries.seq, rules);
+    position = seen.position, first = seen.first, last = seen.last, head = queries.head(i);
   }
 };
 
@@ -93,11 +98,8 @@ DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Querie
       for (int at = threadIdx.x % 8; at < head_dim; at += 8) largest = fmaxf(largest, from ? fabsf(from[at]) : 0.0f);
 #pragma unroll
       for (int distance = 4; distance; distance >>= 1) largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, distance));
-      const u32 exponent = __float_as_uint(largest) & 0x7f800000u;
-      if (exponent != 0 && exponent < 0x7f000000u) {
-        unit = __uint_as_float(exponent);
-        inverse = __uint_as_float(0x7f000000u - exponent);
-      }
+      unit = unit_of(largest);
+      inverse = 1.0f / unit;
     }
     for (int at = threadIdx.x % 8 * 2; at < WIDTH; at += 16) {
       const bool present = from && at < head_dim;
@@ -133,8 +135,9 @@ DEVICE void copy_tile(T* to, const void* from, const KvBlocks& cache, const Sequ
   }
 }
 
-// The products of 16 queries with `PAIRS` times 16 keys: scores[2 * i] and [2 * i + 1] of pair i.
-template <class T, int WIDTH, int PAIRS>
+// The products of 16 queries with `PAIRS` times 16 keys: scores[2 * i] and [2 * i + 1] of pair i. Keys in parts lie
+// [part][TILE][WIDTH + 8]; products of parts that are both small are left out.
+template <class T, int WIDTH, int PAIRS, int KEY_PARTS = 1>
 DEVICE void multiply_keys(float (&products)[2 * PAIRS][4], const u32* queries, int rows, const T* keys, int head_dim) {
   const int lane = threadIdx.x % 32;
   const u32* left_row = queries + lane % 16 * (WIDTH / 2 + 4) + lane / 16 * 4;
@@ -149,31 +152,39 @@ DEVICE void multiply_keys(float (&products)[2 * PAIRS][4], const u32* queries, i
                            left_row + part * rows * (WIDTH / 2 + 4) + at / 2);
 #pragma unroll
     for (int pair = 0; pair < PAIRS; ++pair) {
-      u32 right[2][2];
-      load_matrices<false>(right[0][0], right[0][1], right[1][0], right[1][1], right_row + pair * 16 * (WIDTH + 8) + at);
 #pragma unroll
-      for (int part = PARTS_OF<T> - 1; part >= 0; --part) {
-        mma(products[2 * pair], left[part], right[0], T());
-        mma(products[2 * pair + 1], left[part], right[1], T());
+      for (int key_part = KEY_PARTS - 1; key_part >= 0; --key_part) {
+        u32 right[2][2];
+        load_matrices<false>(right[0][0], right[0][1], right[1][0], right[1][1],
+                             right_row + (key_part * TILE + pair * 16) * (WIDTH + 8) + at);
+#pragma unroll
+        for (int part = PARTS_OF<T> - 1 - key_part; part >= 0; --part) {
+          mma(products[2 * pair], left[part], right[0], T());
+          mma(products[2 * pair + 1], left[part], right[1], T());
+        }
       }
     }
   }
 }
 
-// acc += weights of 16 keys x `PAIRS` times 16 columns of their values.
-template <class T, int WIDTH, int PAIRS>
+// acc += weights of 16 keys x `PAIRS` times 16 columns of their values, parts as with multiply_keys.
+template <class T, int WIDTH, int PAIRS, int VALUE_PARTS = 1>
 DEVICE void multiply_values(float (&acc)[2 * PAIRS][4], const u32 (&weights)[PARTS_OF<T>][4], const T* values, int columns) {
   const int lane = threadIdx.x % 32;
   const T* row = values + lane % 16 * (WIDTH + 8) + lane / 16 * 8;
 #pragma unroll
   for (int pair = 0; pair < PAIRS; ++pair) {
     if (pair * 16 >= columns) break;
-    u32 right[2][2];
-    load_matrices<true>(right[0][0], right[0][1], right[1][0], right[1][1], row + pair * 16);
 #pragma unroll
-    for (int part = PARTS_OF<T> - 1; part >= 0; --part) {
-      mma(acc[2 * pair], weights[part], right[0], T());
-      mma(acc[2 * pair + 1], weights[part], right[1], T());
+    for (int value_part = VALUE_PARTS - 1; value_part >= 0; --value_part) {
+      u32 right[2][2];
+      load_matrices<true>(right[0][0], right[0][1], right[1][0], right[1][1],
+                          row + value_part * TILE * (WIDTH + 8) + pair * 16);
+#pragma unroll
+      for (int part = PARTS_OF<T> - 1 - value_part; part >= 0; --part) {
+        mma(acc[2 * pair], weights[part], right[0], T());
+        mma(acc[2 * pair + 1], weights[part], right[1], T());
+      }
     }
   }
 }

@@ -39,11 +39,6 @@ struct Paged {
   Sequences seqs;
 
   DEVICE int head_dim() const { return cache.head_dim; }
-  DEVICE int sequence(int row) const { return sequence_of(seqs.starts, seqs.num_seqs, row); }
-  DEVICE Seen seen(int row, int, const ScoreRules& rules) const {
-    const int position = seqs.positions[row];
-    return Seen(position, position + 1, rules);
-  }
   DEVICE i64 token(int seq, int head, int position) const {
     const u32 block = seqs.block_table[(i64)seq * seqs.max_blocks + position / cache.block_size];
     return ((i64)block * cache.num_kv_heads + head) * cache.block_size + position % cache.block_size;
@@ -58,15 +53,11 @@ struct Paged {
 struct OwnRows {
   using Element = float;
   Matrix k, v;
-  const u32* starts;
-  int num_seqs, dim;
+  Sequences seqs;
+  int dim;
 
   DEVICE int head_dim() const { return dim; }
-  DEVICE int sequence(int row) const { return sequence_of(starts, num_seqs, row); }
-  DEVICE Seen seen(int row, int seq, const ScoreRules& rules) const {
-    return Seen(row - (int)starts[seq], (int)(starts[seq + 1] - starts[seq]), rules);
-  }
-  DEVICE i64 token(int seq, int, int position) const { return starts[seq] + position; }
+  DEVICE i64 token(int seq, int, int position) const { return seqs.starts[seq] + position; }
   DEVICE const float* key(i64 token, int head) const { return k.row(token) + head * dim; }
   DEVICE const float* value(i64 token, int head) const { return v.row(token) + head * dim; }
   DEVICE float key_scale(i64) const { return 1.0f; }
@@ -101,8 +92,8 @@ DEVICE void attend(Matrix to, Matrix q, const Source& source, ScoreRules rules, 
   const int row = blockIdx.x, chunks = (rules.group + SCALAR_HEADS - 1) / SCALAR_HEADS, kv_head = blockIdx.y / chunks;
   const int first_head = kv_head * rules.group + blockIdx.y % chunks * SCALAR_HEADS;
   const int heads = min(SCALAR_HEADS, (kv_head + 1) * rules.group - first_head), head_dim = source.head_dim();
-  const int seq = source.sequence(row), thread = threadIdx.x;
-  const Seen seen = source.seen(row, seq, rules);
+  const int seq = sequence_of(source.seqs.starts, source.seqs.num_seqs, row), thread = threadIdx.x;
+  const Seen seen = source.seqs.seen(row, seq, rules);
   int begin = seen.first_split(), end = begin + seen.splits();
   if (partials.data) {
     if (begin + (int)blockIdx.z >= end) return;

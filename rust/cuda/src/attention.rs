@@ -11,15 +11,12 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Indices, KvCacheDType, KvCacheLayer, Result,
-    Tensor,
-};
+use rustllm_ops::{AttentionMetadata, AttentionParams, Error, KvCacheDType, KvCacheLayer, Result, Tensor};
 
 use crate::arena::Buffer;
 use crate::backend::CudaBackend;
 use crate::device::Grid;
-use crate::kernels::{Attention, AttentionDecode, AttentionPrefill, EncoderAttention, MergeSplits};
+use crate::kernels::{Attention, AttentionDecode, AttentionPrefill, MergeSplits};
 use crate::kv_cache::{self, KvBlocks};
 use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices, optional_vector};
@@ -28,43 +25,43 @@ use crate::view::{Address, Matrix, indices, optional_vector};
 const SPLIT: usize = 256;
 
 /// Query heads, and elements of a head, that a block of the scalar kernels takes at most.
-const SCALAR_HEADS: usize = 4;
-const SCALAR_DIMS: usize = 512;
+pub(crate) const SCALAR_HEADS: usize = 4;
+pub(crate) const SCALAR_DIMS: usize = 512;
 
 /// Queries of a block of `cuda/attention_decode.cu` and of `cuda/attention_prefill.cu`, and positions of a tile.
 const DECODE_QUERIES: usize = 16;
-const PREFILL_QUERIES: usize = 64;
-const TILE: usize = 64;
+pub(crate) const PREFILL_QUERIES: usize = 64;
+pub(crate) const TILE: usize = 64;
 
 /// Partial softmaxes of a step are not worth more memory than this.
 const MOST_PARTIAL_BYTES: usize = 256 << 20;
 
-const THREADS: u32 = 128;
+pub(crate) const THREADS: u32 = 128;
 
 /// Who sees whom, and what is done to scores: `ScoreRules` of `cuda/attention.cuh`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct ScoreRules {
-    slopes: Address,
-    sinks: Address,
-    bias: Address,
-    reach: i32,
-    before: i32,
-    ahead: i32,
-    group: i32,
-    scale: f32,
-    soft_cap: f32,
+    pub slopes: Address,
+    pub sinks: Address,
+    pub bias: Address,
+    pub reach: i32,
+    pub before: i32,
+    pub ahead: i32,
+    pub group: i32,
+    pub scale: f32,
+    pub soft_cap: f32,
 }
 
 /// The sequences of a batch: `Sequences` of `cuda/attention.cuh`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Sequences {
-    positions: Address,
-    starts: Address,
-    block_table: Address,
-    num_seqs: i32,
-    max_blocks: i32,
+    pub positions: Address,
+    pub starts: Address,
+    pub block_table: Address,
+    pub num_seqs: i32,
+    pub max_blocks: i32,
 }
 
 /// Softmaxes of splits: `Partials` of `cuda/attention.cuh`.
@@ -89,7 +86,7 @@ struct Op<'a> {
 }
 
 /// As many as there are, up to what an `i32` holds.
-fn at_most(count: usize) -> i32 {
+pub(crate) fn at_most(count: usize) -> i32 {
     i32::try_from(count).unwrap_or(i32::MAX)
 }
 
@@ -103,7 +100,7 @@ fn most_splits(metadata: &AttentionMetadata, params: &AttentionParams) -> usize 
     params.sliding_window.map_or(all, |window| all.min(by_window(window)))
 }
 
-fn head_dim_within(op: &'static str, head_dim: usize, most: usize) -> Result<i32> {
+pub(crate) fn head_dim_within(op: &'static str, head_dim: usize, most: usize) -> Result<i32> {
     match head_dim <= most {
         true => Ok(head_dim as i32),
         false => Err(Error::Shape { op, detail: format!("heads of {head_dim} elements, CUDA has up to {most}") }),
@@ -137,24 +134,28 @@ impl TensorCores {
         Some(Self { width, parts, decode, stages: if width == 256 { 1 } else { 2 }, prefill })
     }
 
-    /// Bytes of numbers of 16 bits, eight of them at the end of each row so that rows lie in different banks.
-    fn rows(rows: usize, cols: usize) -> usize {
-        rows * (cols + 8) * 2
-    }
-
     /// The size of `DecodeMemory`.
     fn decode_bytes(&self) -> usize {
-        let queries = Self::rows(self.parts * DECODE_QUERIES, self.width);
-        let weights = Self::rows(self.parts * DECODE_QUERIES, TILE);
+        let queries = shared_rows(self.parts * DECODE_QUERIES, self.width);
+        let weights = shared_rows(self.parts * DECODE_QUERIES, TILE);
         let of_queries = 9 * DECODE_QUERIES * size_of::<f32>();
-        queries + weights + 2 * self.stages * Self::rows(TILE, self.width) + of_queries
+        queries + weights + 2 * self.stages * shared_rows(TILE, self.width) + of_queries
     }
 
-    /// The size of `PrefillMemory`.
     fn prefill_bytes(&self) -> usize {
-        let queries = Self::rows(self.parts * PREFILL_QUERIES, self.width);
-        queries + 2 * Self::rows(TILE, self.width) + PREFILL_QUERIES * size_of::<f32>()
+        prefill_bytes(self.width, self.parts, 1)
     }
+}
+
+/// Bytes of shared memory for rows of numbers of 16 bits, eight more to a row so that rows begin in different banks.
+fn shared_rows(rows: usize, cols: usize) -> usize {
+    rows * (cols + 8) * 2
+}
+
+/// The size of `PrefillMemory` of `cuda/attention_prefill.cuh`: queries of `parts`, and tiles.
+pub(crate) fn prefill_bytes(width: usize, parts: usize, tile_parts: usize) -> usize {
+    let (queries, tiles) = (shared_rows(parts * PREFILL_QUERIES, width), shared_rows(2 * tile_parts * TILE, width));
+    queries + tiles + PREFILL_QUERIES * size_of::<f32>()
 }
 
 impl CudaBackend {
@@ -243,26 +244,6 @@ impl CudaBackend {
         self.device.launch("merge_splits", grid, &MergeSplits { to, seqs, rules, partials, most_rows })
     }
 
-    pub(crate) fn attention_of_own_rows(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        query_start_loc: &Indices,
-        params: &EncoderAttentionParams,
-    ) -> Result<Tensor> {
-        let head_dim = head_dim_within("encoder_attention", params.head_dim, SCALAR_DIMS)?;
-        let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
-        let starts = indices(query_start_loc, self.id)?;
-        let num_seqs = at_most(query_start_loc.len().saturating_sub(1));
-        let rules = self.encoder_rules(params)?;
-        let (result, to) = self.result(q.num_rows(), q.num_cols())?;
-        let heads = params.num_kv_heads * (params.num_heads / params.num_kv_heads).div_ceil(SCALAR_HEADS);
-        let attention = EncoderAttention { to, q, k, v, starts, num_seqs, head_dim, rules };
-        self.device.launch("encoder_attention", Grid::new((q.num_rows(), heads, 1), THREADS), &attention)?;
-        Ok(result)
-    }
-
     fn causal_rules(&self, params: &AttentionParams) -> Result<ScoreRules> {
         Ok(ScoreRules {
             slopes: optional_vector(params.alibi_slopes.as_ref(), self.id)?,
@@ -274,21 +255,6 @@ impl CudaBackend {
             group: (params.num_heads / params.num_kv_heads) as i32,
             scale: params.scale,
             soft_cap: params.soft_cap.unwrap_or(0.0),
-        })
-    }
-
-    fn encoder_rules(&self, params: &EncoderAttentionParams) -> Result<ScoreRules> {
-        let window = params.window.map_or(i32::MAX, at_most);
-        Ok(ScoreRules {
-            slopes: 0,
-            sinks: 0,
-            bias: optional_vector(params.relative_bias.as_ref(), self.id)?,
-            reach: params.relative_bias.as_ref().map_or(0, |bias| at_most(bias.cols() / 2)),
-            before: window,
-            ahead: window,
-            group: (params.num_heads / params.num_kv_heads) as i32,
-            scale: params.scale,
-            soft_cap: 0.0,
         })
     }
 }

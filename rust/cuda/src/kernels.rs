@@ -6,6 +6,7 @@
 use std::ffi::c_void;
 
 use crate::attention::{Partials, ScoreRules, Sequences};
+use crate::encoder_attention::SplitRows;
 use crate::kv_cache::KvBlocks;
 use crate::linear::LinearOperands;
 use crate::view::{Address, Matrix};
@@ -98,7 +99,13 @@ kernels! {
         to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address, zeros: Address, groups: i32, group_size: i32,
     }
     "encoder_attention" ["encoder_attention"] EncoderAttention {
-        to: Matrix, q: Matrix, k: Matrix, v: Matrix, starts: Address, num_seqs: i32, head_dim: i32, rules: ScoreRules,
+        to: Matrix, q: Matrix, k: Matrix, v: Matrix, seqs: Sequences, head_dim: i32, rules: ScoreRules,
+    }
+    "encoder_attention" ["encoder_attention_64", "encoder_attention_128"] EncoderAttentionOfTiles {
+        to: Matrix, q: Matrix, rows: SplitRows, seqs: Sequences, rules: ScoreRules,
+    }
+    "encoder_attention" ["split_rows_64", "split_rows_128"] SplitIntoTiles {
+        k: Matrix, v: Matrix, rows: SplitRows, seqs: Sequences,
     }
     "kv_cache" ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"] WriteKv {
         k: Matrix, v: Matrix, cache: KvBlocks, slots: Address,

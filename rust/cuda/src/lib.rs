@@ -19,6 +19,7 @@ mod attention;
 mod backend;
 mod device;
 mod driver;
+mod encoder_attention;
 mod error;
 mod graph;
 mod image_cache;
