@@ -11,7 +11,7 @@ ifneq ($(wildcard $(NVCC)),)
 export RUSTLLM_NVCC ?= $(wildcard $(NVCC))
 endif
 
-.PHONY: help demo build wheel nvcc test test-rust test-python lint check-aarch64 cuda-gates fmt bench clean
+.PHONY: help demo build wheel nvcc test test-rust test-python lint check-aarch64 cuda-gates fmt gpu-bundle bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -70,6 +70,9 @@ fmt: $(BIN)/pytest ## Format everything
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+gpu-bundle: $(BIN)/maturin ## Collect in dist/gpu what a machine with a GPU needs to test and measure this commit
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu/bundle.sh
 
 bench: ## Run the core's benchmarks
 	cargo bench

@@ -1,18 +1,5 @@
 // Ops on every element by itself. A block takes 1024 columns of a row: grid (rows, ceil(columns / 1024)).
-#include "device.cuh"
-
-// Numbers that name activations: rust/cuda/src/launch.rs has the same.
-enum Activation { kSilu, kGelu, kGeluTanh, kRelu, kTanh };
-
-DEVICE float activate(float x, int activation) {
-  switch (activation) {
-    case kSilu: return x / (1.0f + expf(-x));
-    case kGelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
-    case kGeluTanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
-    case kRelu: return x < 0.0f ? 0.0f : x;
-    default: return tanhf(x);
-  }
-}
+#include "activation.cuh"
 
 template <class F>
 DEVICE void for_columns(int cols, F body) {

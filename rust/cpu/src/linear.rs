@@ -11,6 +11,8 @@
 //!
 //! Cuts are free: every output is computed alone (see `gemm`).
 
+mod lm_head;
+
 use std::sync::Arc;
 
 use rustllm_ops::{Activation, DType, Result, WeightFormat};
@@ -22,6 +24,8 @@ use crate::pack::{INT4_ZERO, INT8_ZERO, Layout, PackedWeight};
 use crate::simd::{LANES, MAX_TILE_ROWS, Tiles};
 use crate::step::{Scratch, Step};
 use crate::view::View;
+
+pub(crate) use lm_head::{Finish, lm_head};
 
 /// Panels and rows of a task with many rows: a block of the rows' words and the task's sums stay in the second-level cache
 /// (256 KiB each), and are read as often as there are panels, or blocks, to use them.
@@ -81,6 +85,12 @@ impl Plan {
         let spread = wanted.div_ceil(panels.div_ceil(task_panels)).min(runs / MIN_TASK_RUNS);
         let row_tasks = spread.max(rows.div_ceil(MAX_TASK_ROWS));
         Self { tile_rows, runs, panels, task_panels, task_runs: runs.div_ceil(row_tasks) }
+    }
+
+    /// The same with tasks of at most `most_panels`, where a task keeps its sums to itself.
+    fn narrowed(self, most_panels: usize, tiles: &Tiles) -> Self {
+        let width = tiles.panels[self.tile_rows].max(1);
+        Self { task_panels: self.task_panels.min(most_panels / width * width), ..self }
     }
 
     fn row_tasks(&self) -> usize {

@@ -76,6 +76,11 @@ pub enum CudaError {
 const MIN_DRIVER: &str = "580";
 
 impl CudaError {
+    /// Whether there is a GPU that could be used if something else were different.
+    pub fn concerns_a_gpu(&self) -> bool {
+        !matches!(self, Self::NoDriver(_) | Self::NoDevice { count: 0, .. })
+    }
+
     pub(crate) fn driver(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |error| Self::Driver { what, message: describe(error) }
     }

@@ -5,7 +5,9 @@
 
 use std::ffi::c_void;
 
+use crate::attention::{Partials, ScoreRules, Sequences};
 use crate::kv_cache::KvBlocks;
+use crate::linear::LinearOperands;
 use crate::view::{Address, Matrix};
 
 /// The arguments of kernels that take the same ones.
@@ -61,6 +63,27 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "argmax" ["argmax_merge"] ArgmaxMerge { to: Matrix, parts: Address, num_parts: i32 }
+    "argmax" ["argmax_parts"] ArgmaxParts { parts: Address, x: Matrix }
+    "attention" ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"] Attention {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials,
+    }
+    "attention" ["merge_splits"] MergeSplits {
+        to: Matrix, seqs: Sequences, rules: ScoreRules, partials: Partials, most_rows: i32,
+    }
+    "attention_decode" [
+        "attention_decode_f16_64", "attention_decode_f16_128", "attention_decode_f16_256",
+        "attention_decode_bf16_64", "attention_decode_bf16_128", "attention_decode_bf16_256",
+    ] AttentionDecode {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials, tiles: i32,
+        most_rows: i32,
+    }
+    "attention_prefill" [
+        "attention_prefill_f16_64", "attention_prefill_f16_128",
+        "attention_prefill_bf16_64", "attention_prefill_bf16_128",
+    ] AttentionPrefill {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
+    }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
     "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }
@@ -74,9 +97,24 @@ kernels! {
     "embedding" ["embedding_int4"] EmbedInt4 {
         to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address, zeros: Address, groups: i32, group_size: i32,
     }
+    "encoder_attention" ["encoder_attention"] EncoderAttention {
+        to: Matrix, q: Matrix, k: Matrix, v: Matrix, starts: Address, num_seqs: i32, head_dim: i32, rules: ScoreRules,
+    }
     "kv_cache" ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"] WriteKv {
         k: Matrix, v: Matrix, cache: KvBlocks, slots: Address,
     }
+    "linear_input" ["input_f32", "input_f16", "input_bf16"] InputDense { to: Address, stride: i64, x: Matrix }
+    "linear_input" ["input_int8"] InputInt8 { to: Address, stride: i64, scales: Address, x: Matrix, for_int4: i32 }
+    "linear_skinny" [
+        "skinny_8x16_f32", "skinny_8x16_f16", "skinny_8x16_bf16", "skinny_8x16_int8", "skinny_8x16_int4_g32", "skinny_8x16_int4_g64", "skinny_8x16_int4_g128",
+        "skinny_8x32_f32", "skinny_8x32_f16", "skinny_8x32_bf16", "skinny_8x32_int8", "skinny_8x32_int4_g32", "skinny_8x32_int4_g64", "skinny_8x32_int4_g128",
+        "skinny_16x32_f32", "skinny_16x32_f16", "skinny_16x32_bf16", "skinny_16x32_int8", "skinny_16x32_int4_g32", "skinny_16x32_int4_g64", "skinny_16x32_int4_g128",
+    ] SkinnyProducts { linear: LinearOperands }
+    "linear_tiled" [
+        "tiled_64x128_f32", "tiled_64x128_f16", "tiled_64x128_bf16", "tiled_64x128_int8", "tiled_64x128_int4_g32", "tiled_64x128_int4_g64", "tiled_64x128_int4_g128",
+        "tiled_128x128_f16", "tiled_128x128_bf16", "tiled_128x128_int8",
+        "sum_parts_dense", "sum_parts_int8", "sum_parts_int4",
+    ] TiledProducts { linear: LinearOperands }
     "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
     "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
     "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }

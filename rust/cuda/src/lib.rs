@@ -2,9 +2,12 @@
 //!
 //! ```text
 //!   backend   every op: operands checked, memory taken from the arena, a kernel launched
-//!   kernels   the launch table: names and arguments          device    context, stream, launches, copies
-//!   modules   which image of a kernel file the GPU runs:      memory, arena, weight, kv_cache: what is kept on it
-//!             images (embedded), nvrtc, image_cache           info      what a machine has, for people
+//!   graph     ops recorded once, launched together again and again
+//!   kernels   the launch table: names and arguments
+//!   modules   which image of a kernel file the GPU runs: images (embedded), nvrtc, image_cache
+//!   device    context, stream, launches, copies
+//!   memory, arena, weight, kv_cache, upload          what is kept in the device's memory, and how it comes there
+//!   info      what a machine has, for people
 //! ```
 //!
 //! Nothing of CUDA is needed to build it or to load it: the driver is looked for by [`probe`] when a device is opened. Ops
@@ -12,18 +15,22 @@
 //! waits.
 
 mod arena;
+mod attention;
 mod backend;
 mod device;
 mod driver;
 mod error;
+mod graph;
 mod image_cache;
 mod images;
 mod info;
 mod kernels;
 mod kv_cache;
+mod linear;
 mod memory;
 mod modules;
 mod nvrtc;
+mod upload;
 mod view;
 mod weight;
 
