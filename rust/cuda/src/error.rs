@@ -43,8 +43,8 @@ pub enum CudaError {
     },
     /// Kernels have to be compiled, and nothing here compiles them.
     #[error(
-        "the kernels of cuda/{file}.cu are in this build as source only, and {message}: NVRTC compiles them, \
-         `pip install 'rustllm[cuda-jit]'` (the package nvidia-cuda-nvrtc)"
+        "the kernels of cuda/{file}.cu have to be compiled here, and {message}: `pip install 'rustllm[cuda-jit]'` \
+         (the package nvidia-cuda-nvrtc)"
     )]
     NoCompiler {
         /// The file.

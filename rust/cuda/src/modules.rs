@@ -26,10 +26,12 @@ pub(crate) fn load(
     file: &'static str,
 ) -> Result<Arc<CudaModule>, CudaError> {
     let image = match env::var_os("RUSTLLM_CUDA_DIR") {
-        Some(folder) => KernelSource::read(Path::new(&folder), file)?.compile_for(compute_capability)?,
+        Some(folder) => {
+            KernelSource::read(Path::new(&folder), file)?.compile_for(compute_capability, ImageCache::of_user())?
+        }
         None => match IMAGES.iter().find(|image| image.file == file).and_then(|image| image.fatbin) {
             Some(fatbin) => fatbin.to_vec(),
-            None => KernelSource::embedded(file)?.compile_for(compute_capability)?,
+            None => KernelSource::embedded(file)?.compile_for(compute_capability, ImageCache::of_user())?,
         },
     };
     let failed = |error| CudaError::NoImage { file: file.into(), message: describe(error) };
@@ -86,10 +88,9 @@ impl KernelSource {
     }
 
     /// An image for a GPU: the cache's, or a new one, which the cache then keeps.
-    fn compile_for(&self, compute_capability: (i32, i32)) -> Result<Vec<u8>, CudaError> {
+    fn compile_for(&self, compute_capability: (i32, i32), cache: Option<ImageCache>) -> Result<Vec<u8>, CudaError> {
         let compiler = self.compiler()?;
         let architecture = architecture_for(compute_capability, &compiler.architectures());
-        let cache = ImageCache::of_user();
         let mut key = Key::new(&self.file);
         key.add(&self.text).add(&architecture).add(&format!("{OPTIONS:?} NVRTC {:?}", compiler.version()));
         for (name, text) in &self.headers {
@@ -130,7 +131,35 @@ fn architecture_for((major, minor): (i32, i32), known: &[i32]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
+
+    #[test]
+    fn a_folder_of_sources_is_read_and_compiled_once() {
+        rustllm_cuda_simulator::load();
+        let (folder, cache) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let kept = || fs::read_dir(cache.path()).unwrap().count();
+        let compile = || {
+            let source = KernelSource::read(folder.path(), "added")?;
+            source.compile_for((8, 0), Some(ImageCache::new(cache.path().into())))
+        };
+        let error = compile().unwrap_err().to_string();
+        assert!(error.contains("RUSTLLM_CUDA_DIR") && error.contains("added.cu"), "{error}");
+
+        fs::write(folder.path().join("added.cu"), "#include \"own.cuh\"\n").unwrap();
+        let error = compile().unwrap_err();
+        assert!(matches!(&error, CudaError::Compile { log, .. } if log.contains("own.cuh")), "{error}");
+        assert_eq!(kept(), 0);
+
+        fs::write(folder.path().join("own.cuh"), "// one\n").unwrap();
+        let image = compile().unwrap();
+        assert_eq!(compile().unwrap(), image);
+        assert_eq!(kept(), 1);
+        fs::write(folder.path().join("own.cuh"), "// another\n").unwrap();
+        compile().unwrap();
+        assert_eq!(kept(), 2);
+    }
 
     #[test]
     fn what_the_compiler_knows_becomes_a_cubin_and_what_is_newer_ptx() {
