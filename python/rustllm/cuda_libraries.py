@@ -44,6 +44,16 @@ def load_cuda_libraries() -> list[Path]:
     return loaded
 
 
+def prepare_device(device: str) -> None:
+    """Loads what an engine on `device` opens by name: nothing where there is no CUDA driver."""
+    if device == "auto" or device.startswith("cuda"):
+        try:
+            ctypes.CDLL("libcuda.so.1")
+        except OSError:
+            return
+        load_cuda_libraries()
+
+
 def _installed() -> Iterator[Path]:
     spec = importlib.util.find_spec("nvidia")
     folders = [] if spec is None else list(spec.submodule_search_locations or [])
