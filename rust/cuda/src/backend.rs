@@ -9,6 +9,7 @@ use rustllm_ops::{
 
 use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
+use crate::gemm::CublasLt;
 use crate::kernels::{
     Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
     GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
@@ -43,6 +44,8 @@ pub struct CudaBackend {
     pub(crate) options: CudaOptions,
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
+    /// Where results may depend on the batch.
+    pub(crate) cublas: Option<CublasLt>,
     arena: Mutex<Arena>,
 }
 
@@ -54,7 +57,9 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { device: Device::open(options.ordinal)?, options, id, arena: Mutex::new(Arena::new(id)) })
+        let device = Device::open(options.ordinal)?;
+        let cublas = if options.deterministic { None } else { CublasLt::find() };
+        Ok(Self { device, options, id, cublas, arena: Mutex::new(Arena::new(id)) })
     }
 
     /// What the driver calls the device.

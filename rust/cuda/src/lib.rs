@@ -15,6 +15,7 @@ mod backend;
 mod device;
 mod driver;
 mod error;
+mod gemm;
 mod images;
 mod kernels;
 mod kv_cache;
