@@ -69,7 +69,7 @@ struct SkinnyGemm {
     const SlabCopier<N * 8, kSlabBytes, 32> x(operands.x, operands.x_stride, lane, x_row);
     auto fetch = [&](int slab) {
       if (slab < end) {
-        u8* stage = ring + (slab - first) % kStages * kStageBytes;
+        u8* stage = ring + (u32)(slab - first) % kStages * kStageBytes;
         weights.copy(stage, slab);
         x.copy(stage + kWeightBytes, slab);
       }
@@ -88,7 +88,7 @@ struct SkinnyGemm {
       wait_for_copies<kStages - 2>();
       __syncwarp();  // of all lanes: their copies are there, and they are done with the stage that is filled next
       fetch(slab + kStages - 1);
-      const u8* stage = ring + (slab - first) % kStages * kStageBytes;
+      const u8* stage = ring + (u32)(slab - first) % kStages * kStageBytes;
       Format::multiply(sums, stage, stage + kWeightBytes, scales);
     }
     __syncwarp();
@@ -139,7 +139,7 @@ struct TiledGemm {
     const SlabCopier<kRows, kSlabBytes, kGemmThreads> x(operands.x, operands.x_stride, threadIdx.x, x_row);
     auto fetch = [&](int slab) {
       if (slab < end) {
-        u8* stage = shared + (slab - first) % kStages * kStageBytes;
+        u8* stage = shared + (u32)(slab - first) % kStages * kStageBytes;
         weights.copy(stage, slab);
         x.copy(stage + kWeightBytes, slab);
       }
@@ -159,7 +159,7 @@ struct TiledGemm {
       __syncthreads();
       fetch(slab + kStages - 1);
       if (idle) continue;
-      const u8* stage = shared + (slab - first) % kStages * kStageBytes;
+      const u8* stage = shared + (u32)(slab - first) % kStages * kStageBytes;
       Format::multiply(Format::kExact ? totals : sums, stage + first_weight() * Format::kWeightBytes,
                        stage + kWeightBytes + first_x() * kSlabBytes, scales);
       if (Format::kExact || (--left > 0 && slab + 1 < end)) continue;

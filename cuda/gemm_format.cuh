@@ -148,8 +148,9 @@ struct GemmFormat<Int4<group_size>> {
     }
   };
 
-  // Four codes, the low halves of a word's bytes, less their zero point.
-  DEVICE static u32 centred(u32 codes, u32 zeros) { return (((codes & 0x0f0f0f0fu) | 0x80808080u) - zeros) ^ 0x80808080u; }
+  // Four codes, the low halves of a word's bytes, less their zero point: `shifts` has 128 - zero point in every byte, so that
+  // no byte borrows from the next.
+  DEVICE static u32 centred(u32 codes, u32 shifts) { return ((codes & 0x0f0f0f0fu) + shifts) ^ 0x80808080u; }
 
   template <int M, int N>
   DEVICE static void multiply(float (&sums)[M][N][4], const u8* weights, const u8* x, const Scales<M>& scales) {
@@ -163,14 +164,15 @@ struct GemmFormat<Int4<group_size>> {
           right[i][n] = loaded<uint2>(x, chunk_at<128>(n * 8 + g, (group * kRuns + i) * 2 + c / 2) + c % 2 * 8);
 #pragma unroll
       for (int m = 0; m < M; ++m) {
-        const u32 upper_zeros = scales.zeros[m][0][group] * 0x01010101u, lower_zeros = scales.zeros[m][1][group] * 0x01010101u;
+        const u32 upper_shifts = (128u - scales.zeros[m][0][group]) * 0x01010101u;
+        const u32 lower_shifts = (128u - scales.zeros[m][1][group]) * 0x01010101u;
         int exact[N][4] = {};
 #pragma unroll
         for (int i = 0; i < kRuns; ++i) {
           const u32 upper = loaded<u32>(weights, chunk_at<64>(m * 16 + g, group * kRuns + i) + c * 4);
           const u32 lower = loaded<u32>(weights, chunk_at<64>(m * 16 + 8 + g, group * kRuns + i) + c * 4);
-          const u32 left[4] = {centred(upper, upper_zeros), centred(lower, lower_zeros), centred(upper >> 4, upper_zeros),
-                               centred(lower >> 4, lower_zeros)};
+          const u32 left[4] = {centred(upper, upper_shifts), centred(lower, lower_shifts), centred(upper >> 4, upper_shifts),
+                               centred(lower >> 4, lower_shifts)};
 #pragma unroll
           for (int n = 0; n < N; ++n) mma(exact[n], left, {right[i][n].x, right[i][n].y}, i8());
         }

@@ -9,6 +9,7 @@ use rustllm_ops::{
 
 use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
+use crate::gemm::CublasLt;
 use crate::kernels::{
     Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, ArgmaxMerge, ArgmaxParts, EmbedDense, EmbedInt4,
     EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
@@ -50,6 +51,8 @@ pub struct CudaBackend {
     arenas: Mutex<Arenas>,
     /// Once a weight was loaded.
     uploader: Mutex<Option<Uploader>>,
+    /// Where results may depend on the batch.
+    pub(crate) cublas: Option<CublasLt>,
 }
 
 /// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
@@ -76,6 +79,7 @@ impl CudaBackend {
             id,
             arenas: Mutex::new(arenas),
             uploader: Mutex::default(),
+            cublas: if options.deterministic { None } else { CublasLt::find() },
         })
     }
 

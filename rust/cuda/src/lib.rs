@@ -21,6 +21,7 @@ mod device;
 mod driver;
 mod encoder_attention;
 mod error;
+mod gemm;
 mod graph;
 mod image_cache;
 mod images;

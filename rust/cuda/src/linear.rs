@@ -4,17 +4,19 @@
 //!   x ──round, or quantize──► inputs ──skinny, up to 16 rows──────────────────────► result
 //!                                    ──tiled, more rows───────────────────────────►
 //!                                    ──tiled, few tiles──► sums of parts ──added──►
+//!                                    ──cuBLASLt, more rows and 16 bits─────────────►      unless `deterministic`
 //! ```
 //!
 //! `cuda/gemm.cuh` says why a row's bits are the same from each of them.
 
 use std::sync::Arc;
 
-use rustllm_ops::{Activation, DType, Result, Tensor, Weight, WeightFormat};
+use rustllm_ops::{Activation, Backend, DType, Result, Tensor, Weight, WeightFormat};
 
 use crate::arena::Buffer;
 use crate::backend::{CudaBackend, number_of};
 use crate::device::Grid;
+use crate::gemm::{CublasLt, Product};
 use crate::kernels::{InputDense, InputInt8, SkinnyProducts, TiledProducts};
 use crate::memory::checked_size;
 use crate::view::{Address, Matrix, optional_vector};
@@ -263,6 +265,11 @@ pub(crate) fn linear(
     bias: Option<&Tensor>,
     then: Then,
 ) -> Result<Tensor> {
+    if let (Some(cublas), WeightFormat::Dense(dtype @ (DType::F16 | DType::BF16))) = (&backend.cublas, weight.format)
+        && x.rows() > SKINNY_16X32.rows
+    {
+        return by_cublas(backend, cublas, x, (weight, dtype), bias, then);
+    }
     let packed = DeviceWeight::of(weight, backend.id)?;
     let (activation, gated) = match then {
         Then::Nothing => (-1, false),
@@ -290,4 +297,34 @@ pub(crate) fn linear(
         rows => Tiled::of(rows, weight.format).launch(backend, weight.format, linear)?,
     }
     Ok(result)
+}
+
+/// [`linear`] of 16-bit weights, its products by cuBLASLt.
+fn by_cublas(
+    backend: &CudaBackend,
+    cublas: &CublasLt,
+    x: &Tensor,
+    (weight, dtype): (&Weight, DType),
+    bias: Option<&Tensor>,
+    then: Then,
+) -> Result<Tensor> {
+    let packed = DeviceWeight::of(weight, backend.id)?;
+    let inputs = Inputs::new(backend, backend.view(x)?, weight.format)?;
+    let (result, to) = backend.result(x.rows(), weight.out_features)?;
+    let product = Product {
+        dtype,
+        to,
+        weights: packed.codes(),
+        weight_stride: packed.stride as i64,
+        x: inputs.memory.address(),
+        x_stride: (inputs.stride / dtype.size()) as i64,
+        depth: weight.in_features,
+        bias: optional_vector(bias, backend.id)?,
+    };
+    cublas.multiply(backend, &product)?;
+    match then {
+        Then::Nothing => Ok(result),
+        Then::Activate(activation) => backend.activation(&result, activation),
+        Then::Gate(activation) => backend.gated_activation(&result, activation),
+    }
 }
