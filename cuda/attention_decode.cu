@@ -153,8 +153,8 @@ DEVICE void decode(Matrix to, Matrix q, const KvBlocks& cache, const Sequences& 
 }
 
 #define DECODE(name, T, WIDTH, STAGES)                                                                               \
-  KERNEL(128) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, Partials partials, int tiles, \
-                   int most_rows) {                                                                                  \
+  KERNEL(128, 1) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, Partials partials,      \
+                      int tiles, int most_rows) {                                                                    \
     decode<T, WIDTH, STAGES>(to, q, cache, seqs, rules, partials, tiles, most_rows);                                 \
   }                                                                                                                  \
   EXPORT(name)

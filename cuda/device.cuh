@@ -15,8 +15,10 @@ typedef long long i64;
 
 #define DEVICE __device__ __forceinline__
 
-// A kernel that is launched with `threads` threads a block, and found by its name. EXPORT(name) follows its body.
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// KERNEL(threads) begins a kernel that is launched with so many threads a block, and found by its name; EXPORT(name) follows
+// its body. KERNEL(threads, blocks) says how many blocks a multiprocessor must have room for: where that is not said, nvcc
+// may spill registers to make room for more.
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #ifdef RUSTLLM_SIMULATOR
 #define EXPORT(name)                                                                                            \
   static const bool exported_##name =                                                                           \

@@ -24,6 +24,11 @@ LIBRARIES = (
 """File names, as patterns, in an order in which none needs a later one."""
 
 
+def has_cuda_driver() -> bool:
+    """Whether the driver's library is there; what it drives is not asked."""
+    return _opens("libcuda.so.1")
+
+
 def load_cuda_libraries() -> list[Path]:
     """Loads the libraries that pip has installed and this process has not loaded yet.
 
@@ -33,7 +38,7 @@ def load_cuda_libraries() -> list[Path]:
     """
     loaded = []
     for path in _installed():
-        if _is_loaded(path.name):
+        if _opens(path.name, os.RTLD_NOLOAD):
             continue
         try:
             ctypes.CDLL(str(path), mode=ctypes.RTLD_GLOBAL)
@@ -62,9 +67,9 @@ def _installed() -> Iterator[Path]:
             yield from sorted(Path(folder, "cu13", "lib").glob(pattern))
 
 
-def _is_loaded(name: str) -> bool:
+def _opens(name: str, mode: int = 0) -> bool:
     try:
-        ctypes.CDLL(name, mode=os.RTLD_NOLOAD)
+        ctypes.CDLL(name, mode=mode)
     except OSError:
         return False
     return True

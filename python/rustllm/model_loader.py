@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rustllm._core import Engine
-from rustllm.cuda_libraries import load_cuda_libraries
+from rustllm.cuda_libraries import has_cuda_driver, load_cuda_libraries
 from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
 from rustllm.errors import ValidationError
 from rustllm.generation_config import default_sampling_fields, end_of_sequence_ids
@@ -122,7 +122,7 @@ def _start_engine(
     overrides = None if args.hf_overrides is None else json.dumps(args.hf_overrides)
     pooler_config = None if args.pooler_config is None else json.dumps(args.pooler_config)
     quantization_options = args.quantization_config or {}
-    if args.device.startswith("cuda"):
+    if args.device.startswith("cuda") or (args.device == "auto" and has_cuda_driver()):
         load_cuda_libraries()
     return Engine(
         folder,

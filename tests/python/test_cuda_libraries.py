@@ -18,7 +18,7 @@ CUBLAS_LT, CUBLAS, BUILTINS, NVRTC = (
 )
 PRELUDE = """
 import ctypes, json, sys
-from rustllm.cuda_libraries import load_cuda_libraries
+from rustllm.cuda_libraries import has_cuda_driver, load_cuda_libraries
 
 def found(name):
     try:
@@ -96,3 +96,12 @@ def test_no_package_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "nvidia").mkdir()
     code = "print(json.dumps([path.name for path in load_cuda_libraries()]))"
     assert run(code, packages=tmp_path) == []
+
+
+def test_the_driver_is_found_by_name(tmp_path: Path) -> None:
+    make_library(tmp_path / "libcuda.so.1")
+    code = """
+ctypes.CDLL(sys.argv[1])
+print(json.dumps([has_cuda_driver()]))
+"""
+    assert run(code, tmp_path / "libcuda.so.1", packages=tmp_path) == [True]

@@ -47,15 +47,11 @@ impl Nvcc {
     /// Compiles files in parallel, those only whose fatbin in `out` is not of the same contents already. Returns the fatbins.
     pub fn compile(&self, sources: &[PathBuf], headers: &[PathBuf], out: &Path) -> Result<Vec<PathBuf>, String> {
         println!("cargo::rerun-if-changed={}", self.path.display());
-        let mut common = format!("{}{ARCHITECTURES:?}{OPTIONS:?}", self.version);
-        for header in headers {
-            common += &read(header)?;
-        }
         let mut jobs = Vec::new();
         let mut fatbins = Vec::new();
         for source in sources {
             let fatbin = out.join(source.file_name().unwrap_or_default()).with_extension("fatbin");
-            let key = format!("{common}{}", read(source)?);
+            let key = format!("{}{ARCHITECTURES:?}{OPTIONS:?}{}", self.version, with_headers(source, headers)?);
             let made_of = fs::read_to_string(fatbin.with_extension("key")).unwrap_or_default();
             if made_of != key || !fatbin.exists() {
                 // Until the fatbin is whole, it is of no contents.
@@ -112,6 +108,20 @@ fn of_python() -> Option<PathBuf> {
     };
     let folders = run(Command::new(python).args(["-c", "import nvidia; print(*nvidia.__path__, sep='\\n')"])).ok()?;
     folders.lines().map(|folder| Path::new(folder).join("cu13/bin/nvcc")).find(|path| path.is_file())
+}
+
+/// A file's text, and those of the headers that it includes or that they include.
+fn with_headers(source: &Path, headers: &[PathBuf]) -> Result<String, String> {
+    let mut text = read(source)?;
+    let mut left_out: Vec<&Path> = headers.iter().map(PathBuf::as_path).collect();
+    let includes = |text: &str, header: &Path| {
+        let name = header.file_name().unwrap_or_default().to_string_lossy();
+        text.contains(&format!("#include \"{name}\""))
+    };
+    while let Some(at) = left_out.iter().position(|header| includes(&text, header)) {
+        text += &read(left_out.remove(at))?;
+    }
+    Ok(text)
 }
 
 fn read(path: &Path) -> Result<String, String> {
