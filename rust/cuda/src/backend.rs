@@ -14,6 +14,7 @@ use crate::kernels::{
     GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::linear::{self, Then};
+use crate::moe::ExpertTables;
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, kv_cache};
@@ -44,6 +45,7 @@ pub struct CudaBackend {
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arena: Mutex<Arena>,
+    pub(crate) expert_tables: ExpertTables,
 }
 
 impl CudaBackend {
@@ -54,7 +56,8 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { device: Device::open(options.ordinal)?, options, id, arena: Mutex::new(Arena::new(id)) })
+        let (device, arena) = (Device::open(options.ordinal)?, Mutex::new(Arena::new(id)));
+        Ok(Self { device, options, id, arena, expert_tables: ExpertTables::default() })
     }
 
     /// What the driver calls the device.
@@ -369,12 +372,12 @@ impl Backend for CudaBackend {
 
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
         check::route(logits, bias, params)?;
-        unimplemented!()
+        self.route_rows(logits, bias, params)
     }
 
-    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], _activation: GatedActivation) -> Result<Tensor> {
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
         check::moe(x, routing, experts)?;
-        unimplemented!()
+        self.mixture(x, routing, experts, activation)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

@@ -7,6 +7,7 @@ use std::ffi::c_void;
 
 use crate::kv_cache::KvBlocks;
 use crate::linear::LinearOperands;
+use crate::moe::{MoeOperands, RoutingRules};
 use crate::view::{Address, Matrix};
 
 /// The arguments of kernels that take the same ones.
@@ -90,6 +91,18 @@ kernels! {
         "tiled_128x128_f16", "tiled_128x128_bf16", "tiled_128x128_int8",
         "sum_parts_dense", "sum_parts_int8", "sum_parts_int4",
     ] TiledProducts { linear: LinearOperands }
+    "moe" ["moe_combine"] MoeCombine {
+        to: Matrix, outputs: Matrix, chosen: Matrix, weights: Matrix, num_experts: i32,
+    }
+    "moe" ["moe_group"] MoeGroup {
+        chosen: Matrix, num_experts: i32, tile_rows: i32, order: Address, tiles: Address, num_tiles: i32,
+    }
+    "moe_products" [
+        "moe_skinny_8x32_f32", "moe_skinny_8x32_f16", "moe_skinny_8x32_bf16", "moe_skinny_8x32_int8",
+        "moe_skinny_8x32_int4_g32", "moe_skinny_8x32_int4_g64", "moe_skinny_8x32_int4_g128",
+        "moe_tiled_64x128_f32", "moe_tiled_64x128_f16", "moe_tiled_64x128_bf16", "moe_tiled_64x128_int8",
+        "moe_tiled_64x128_int4_g32", "moe_tiled_64x128_int4_g64", "moe_tiled_64x128_int4_g128",
+    ] MoeProducts { moe: MoeOperands }
     "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
     "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
     "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }
@@ -99,6 +112,7 @@ kernels! {
     "rotary" ["rotary"] Rotary {
         x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
     }
+    "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
     "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
         to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,
     }

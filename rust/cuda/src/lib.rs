@@ -21,6 +21,7 @@ mod kv_cache;
 mod linear;
 mod memory;
 mod modules;
+mod moe;
 mod view;
 mod weight;
 
