@@ -123,6 +123,8 @@ struct TiledGemm {
   static constexpr int kWeights = kWarpRows * M * 16, kRows = kWarpCols * N * 8;
   static constexpr int kWeightBytes = kWeights * Format::kWeightBytes;
   static constexpr int kStageBytes = kWeightBytes + kRows * kSlabBytes;
+  static constexpr int kSumStride = kWeights + 4;
+  static_assert(kRows * kSumStride * (int)sizeof(Sum) <= kStages * kStageBytes, "totals take the stages' place");
 
   // The first of this warp's rows in the tile.
   DEVICE static int first_weight() { return threadIdx.x / 32 % kWarpRows * M * 16; }
@@ -179,12 +181,16 @@ struct TiledGemm {
         for (int i = 0; i < 4; ++i) body(m, n, i);
   }
 
-  // Calls body(weight, x, m, n, i) for every sum of this lane, with its place in the tile.
-  template <class F>
-  DEVICE static void for_places(const Sum (&totals)[M][N][4], F body) {
+  // Leaves the totals where the stages were, for the whole block to see after the next barrier, and says where: with
+  // kSumStride from one row of x to the next, so that lanes write to different banks.
+  DEVICE static Sum* leave(u8* shared, const Sum (&totals)[M][N][4]) {
+    Sum* to = reinterpret_cast<Sum*>(shared);
     const int g = threadIdx.x % 32 / 4, c = threadIdx.x % 4;
+    __syncthreads();
     for_each(totals, [&](int m, int n, int i) {
-      body(first_weight() + m * 16 + i / 2 * 8 + g, first_x() + n * 8 + c * 2 + i % 2, m, n, i);
+      const int weight = first_weight() + m * 16 + i / 2 * 8 + g, x = first_x() + n * 8 + c * 2 + i % 2;
+      to[x * kSumStride + weight] = totals[m][n][i];
     });
+    return to;
   }
 };

@@ -17,19 +17,23 @@ DEVICE void linear_tiled(const LinearOperands& linear) {
   Gemm::run(
       linear.gemm, shared, first, end, idle, [&](int row) { return linear.weight_row(first_weight + row); },
       [&](int row) { return linear.x_row(first_x + row); }, totals);
-  if (idle) return;
+  const Sum* sums = Gemm::leave(shared, totals);
+  __syncthreads();
   Sum* part_sums = static_cast<Sum*>(linear.part_sums) + (i64)blockIdx.z * linear.to.rows * linear.weight_rows;
-  Gemm::for_places(totals, [&](int weight, int x, int m, int n, int i) {
-    const int tile_row = first_weight + weight, row = first_x + x;
+  const int rows = min(Gemm::kRows, linear.to.rows - first_x);
+  for (int i = threadIdx.x; i < Gemm::kWeights * rows; i += kGemmThreads) {
+    const int tile_row = first_weight + i % Gemm::kWeights, row = i / Gemm::kWeights;
+    const int col = linear.column(tile_row);
+    const Sum* sum = sums + row * Gemm::kSumStride + i % Gemm::kWeights;
+    if (col >= linear.to.cols) continue;
     if (split) {
-      if (linear.column(tile_row) < linear.to.cols && row < linear.to.rows)
-        part_sums[(i64)row * linear.weight_rows + linear.weight_row(tile_row)] = totals[m][n][i];
+      part_sums[(i64)(first_x + row) * linear.weight_rows + linear.weight_row(tile_row)] = *sum;
     } else if (!linear.gated) {
-      linear.store<T>(tile_row, row, totals[m][n][i], Sum());
-    } else if (m % 2 == 0) {
-      linear.store<T>(linear.column(tile_row), row, totals[m][n][i], totals[m + 1][n][i]);
+      linear.store<T>(col, first_x + row, *sum, Sum());
+    } else if (tile_row / 16 % 2 == 0) {
+      linear.store<T>(col, first_x + row, *sum, sum[16]);
     }
-  });
+  }
 }
 
 #define TILED_64X128(T, format)                                                                                  \
