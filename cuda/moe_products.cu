@@ -77,15 +77,14 @@ DEVICE void moe_tiled(const MoeOperands& moe) {
   Gemm::run(
       linear.gemm, shared, 0, linear.gemm.slabs, idle, [&](int row) { return linear.weight_row(first_weight + row); },
       [&](int row) { return choices[min(row, tile.rows - 1)] / moe.choices_of_row; }, totals);
-  if (idle) return;
-  Gemm::for_places(totals, [&](int weight, int x, int m, int n, int i) {
-    if (x >= tile.rows) return;
-    const int tile_row = first_weight + weight;
-    if (!linear.gated)
-      moe.store<T>(linear, tile_row, choices[x], totals[m][n][i], Sum());
-    else if (m % 2 == 0)
-      moe.store<T>(linear, linear.column(tile_row), choices[x], totals[m][n][i], totals[m + 1][n][i]);
-  });
+  const Sum* sums = Gemm::leave(shared, totals);
+  __syncthreads();
+  for (int i = threadIdx.x; i < Gemm::kWeights * tile.rows; i += kGemmThreads) {
+    const int tile_row = first_weight + i % Gemm::kWeights, row = i / Gemm::kWeights;
+    if (linear.gated && tile_row / 16 % 2) continue;
+    const Sum* sum = sums + row * Gemm::kSumStride + i % Gemm::kWeights;
+    moe.store<T>(linear, linear.column(tile_row), choices[row], *sum, linear.gated ? sum[16] : Sum());
+  }
 }
 
 #define MOE(T, format)                                                                                         \

@@ -8,6 +8,7 @@ use std::ffi::c_void;
 use crate::kv_cache::KvBlocks;
 use crate::linear::LinearOperands;
 use crate::moe::{MoeOperands, RoutingRules};
+use crate::sampling::SamplingScratch;
 use crate::view::{Address, Matrix};
 
 /// The arguments of kernels that take the same ones.
@@ -63,6 +64,8 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "argmax" ["argmax_rows"] ArgmaxRows { to: Matrix, x: Matrix, best: Address, runs: i32 }
+    "argmax" ["argmax_runs"] ArgmaxRuns { x: Matrix, best: Address }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
     "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }
@@ -91,6 +94,13 @@ kernels! {
         "tiled_128x128_f16", "tiled_128x128_bf16", "tiled_128x128_int8",
         "sum_parts_dense", "sum_parts_int8", "sum_parts_int4",
     ] TiledProducts { linear: LinearOperands }
+    "logits" ["copy_logits"] CopyLogits { to: Matrix, from: Matrix, rows: Address }
+    "logits" ["edit_logits"] EditLogits { to: Matrix, from: Matrix, rows: Address, edits: Address }
+    "logprobs" ["logprobs_gather"] LogprobsGather {
+        logits: Matrix, requests: Address, chunks: Address, masses: Address, chunk_lists: Address, top: i32, rows: Address,
+        likeliest: Address,
+    }
+    "logprobs" ["logprobs_sum"] LogprobsSum { logits: Matrix, requests: Address, chunks: Address, masses: Address }
     "moe" ["moe_combine"] MoeCombine {
         to: Matrix, outputs: Matrix, chosen: Matrix, weights: Matrix, num_experts: i32,
     }
@@ -113,6 +123,9 @@ kernels! {
         x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
     }
     "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
+    "sampling" ["sampling_draw"] SamplingDraw { logits: Matrix, rows: Address, scratch: SamplingScratch, to: Address }
+    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, scratch: SamplingScratch }
+    "sampling" ["sampling_weigh"] SamplingWeigh { logits: Matrix, rows: Address, scratch: SamplingScratch }
     "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
         to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,
     }

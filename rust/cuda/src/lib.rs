@@ -11,6 +11,7 @@
 //! waits.
 
 mod arena;
+mod argmax;
 mod backend;
 mod device;
 mod driver;
@@ -19,9 +20,12 @@ mod images;
 mod kernels;
 mod kv_cache;
 mod linear;
+mod logits;
+mod logprobs;
 mod memory;
 mod modules;
 mod moe;
+mod sampling;
 mod view;
 mod weight;
 
@@ -29,6 +33,9 @@ pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{Driver, probe};
 pub use error::CudaError;
 pub use kernels::{LAUNCHES, Launch};
+pub use logits::{LogitsEdits, Penalties};
+pub use logprobs::{LogprobsRequest, MAX_LOGPROBS, RowLogprobs};
+pub use sampling::{Drawn, Samples, SamplingRow};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";
