@@ -1,64 +1,45 @@
-// The first largest element of every row, NaN above all numbers.
-//
-//   row   [ part 0 | part 1 | ... ]      argmax_parts: a block a part, its best (column, value) to parts[row][part]
-//              \       |                 argmax_merge: a warp a row
-//               [column, value]
+// The first largest element of every row, NaN above all numbers: of runs of 8192 columns, then of those.
 #include "device.cuh"
 
-struct Best {
-  float value;
-  int column;
-};
+constexpr int kRun = 8192;
 
-// Whether `a` goes before `b`: larger, or NaN where `b` is none, or as large and further left.
-DEVICE bool goes_before(Best a, Best b) {
-  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
-  if (a_nan != b_nan) return a_nan;
-  if (!a_nan && a.value != b.value) return a.value > b.value;
-  return a.column < b.column;
+// Ascending keys are ascending values, zeros equal, NaN highest; of equals the first has the highest.
+DEVICE u64 place_key(float value, int col) {
+  const u32 bits = __float_as_uint(value + 0.0f);
+  const u32 key = value != value ? ~0u : bits >> 31 ? ~bits : bits | 0x80000000u;
+  return (u64)key << 32 | (u32)~col;
 }
 
-DEVICE Best warp_best(Best best) {
+DEVICE u64 warp_max_key(u64 key) {
 #pragma unroll
-  for (int distance = 16; distance; distance >>= 1) {
-    const Best other = {__shfl_xor_sync(~0u, best.value, distance), __shfl_xor_sync(~0u, best.column, distance)};
-    if (goes_before(other, best)) best = other;
-  }
-  return best;
+  for (int distance = 16; distance; distance >>= 1) key = max(key, __shfl_xor_sync(~0u, key, distance));
+  return key;
 }
 
-// grid (rows, parts of 8192 columns)
-KERNEL(256) argmax_parts(float2* parts, Matrix x) {
-  __shared__ Best warps[8];
+// grid (rows, runs): `best` is [rows][runs].
+KERNEL(256) argmax_runs(Matrix x, u64* best) {
+  __shared__ u64 of_warps[8];
   const float* row = x.row(blockIdx.x);
-  const int end = min(x.cols, (int)(blockIdx.y + 1) * 8192);
-  Best best = {-infinity(), 0x7fffffff};
-  for (int col = blockIdx.y * 8192 + threadIdx.x; col < end; col += 256) {
-    const Best here = {row[col], col};
-    if (goes_before(here, best)) best = here;
-  }
-  best = warp_best(best);
-  if (threadIdx.x % 32 == 0) warps[threadIdx.x / 32] = best;
+  const int end = min(x.cols, (int)(blockIdx.y + 1) * kRun);
+  u64 key = 0;
+  for (int col = blockIdx.y * kRun + threadIdx.x; col < end; col += 256) key = max(key, place_key(row[col], col));
+  key = warp_max_key(key);
+  if (threadIdx.x % 32 == 0) of_warps[threadIdx.x / 32] = key;
   __syncthreads();
   if (threadIdx.x >= 32) return;
-  best = warps[threadIdx.x % 8];
-  best = warp_best(best);
-  if (threadIdx.x == 0) parts[(i64)blockIdx.x * gridDim.y + blockIdx.y] = float2{(float)best.column, best.value};
+  key = warp_max_key(of_warps[threadIdx.x % 8]);
+  if (threadIdx.x == 0) best[(i64)blockIdx.x * gridDim.y + blockIdx.y] = key;
 }
-EXPORT(argmax_parts)
+EXPORT(argmax_runs)
 
-// grid (rows)
-KERNEL(32) argmax_merge(Matrix to, const float2* parts, int num_parts) {
-  Best best = {-infinity(), 0x7fffffff};
-  for (int part = threadIdx.x; part < num_parts; part += 32) {
-    const float2 found = parts[(i64)blockIdx.x * num_parts + part];
-    const Best here = {found.y, (int)found.x};
-    if (goes_before(here, best)) best = here;
-  }
-  best = warp_best(best);
+// grid (rows), a warp each: the column as a number, and the element there.
+KERNEL(32) argmax_rows(Matrix to, Matrix x, const u64* best, int runs) {
+  u64 key = 0;
+  for (int run = threadIdx.x; run < runs; run += 32) key = max(key, best[(i64)blockIdx.x * runs + run]);
+  const int col = (int)~(u32)warp_max_key(key);
   if (threadIdx.x == 0) {
-    to.row(blockIdx.x)[0] = (float)best.column;
-    to.row(blockIdx.x)[1] = best.value;
+    to.row(blockIdx.x)[0] = (float)col;
+    to.row(blockIdx.x)[1] = x.row(blockIdx.x)[col];
   }
 }
-EXPORT(argmax_merge)
+EXPORT(argmax_rows)

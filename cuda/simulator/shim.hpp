@@ -126,7 +126,7 @@ inline void open_barrier_if_all_came() {
   if (block->at_barrier == 0 || block->at_barrier < block->alive) return;
   block->at_barrier = 0;
   ++block->barrier_generation;
-  block->votes[(block->barrier_generation + 1) & 1] = 0;
+  block->votes[block->barrier_generation & 1] = 0;
 }
 
 inline void run_lane() {
@@ -363,6 +363,7 @@ using std::min;
 inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline void __threadfence() {}
 inline float __uint_as_float(unsigned bits) {
   float value;
@@ -391,6 +392,14 @@ inline T atomicMax(T* to, T value) {
   std::atomic_ref<T> target(*to);
   T old = target.load();
   while (old < value && !target.compare_exchange_weak(old, value)) {
+  }
+  return old;
+}
+template <class T>
+inline T atomicMin(T* to, T value) {
+  std::atomic_ref<T> target(*to);
+  T old = target.load();
+  while (value < old && !target.compare_exchange_weak(old, value)) {
   }
   return old;
 }

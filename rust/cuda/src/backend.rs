@@ -11,20 +11,18 @@ use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
-    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, ArgmaxMerge, ArgmaxParts, EmbedDense, EmbedInt4,
-    EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
+    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
+    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::linear::{self, Then};
+use crate::moe::ExpertTables;
 use crate::upload::Uploader;
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
-use crate::{CudaError, NAME, kv_cache};
+use crate::{CudaError, NAME, argmax, kv_cache};
 
 /// Columns that a block of an elementwise kernel takes.
 const BLOCK_COLUMNS: usize = 1024;
-
-/// Columns of a part of a row of `cuda/argmax.cu`.
-const ARGMAX_COLUMNS: usize = 8192;
 
 /// Threads of a block of the kernels here.
 const THREADS: u32 = 256;
@@ -45,7 +43,6 @@ pub struct CudaOptions {
 #[derive(Debug)]
 pub struct CudaBackend {
     pub(crate) device: Arc<Device>,
-    pub(crate) options: CudaOptions,
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arenas: Mutex<Arenas>,
@@ -53,6 +50,7 @@ pub struct CudaBackend {
     uploader: Mutex<Option<Uploader>>,
     /// Where results may depend on the batch.
     pub(crate) cublas: Option<CublasLt>,
+    pub(crate) expert_tables: ExpertTables,
 }
 
 /// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
@@ -75,11 +73,11 @@ impl CudaBackend {
         let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
         Ok(Self {
             device: Arc::new(Device::open(options.ordinal)?),
-            options,
             id,
             arenas: Mutex::new(arenas),
             uploader: Mutex::default(),
             cublas: if options.deterministic { None } else { CublasLt::find() },
+            expert_tables: ExpertTables::default(),
         })
     }
 
@@ -98,7 +96,7 @@ impl CudaBackend {
     }
 
     /// Copies new values to the device: not while work is recorded, since what is launched again would read them again.
-    fn upload<T: Copy>(&self, values: &[T], to: u64) -> Result<()> {
+    pub(crate) fn send<T: Copy>(&self, values: &[T], to: u64) -> Result<()> {
         if self.arenas().capturing {
             let message = "work that copies new values to the device cannot be recorded".into();
             return Err(Error::Backend { backend: NAME, message });
@@ -186,13 +184,13 @@ impl Backend for CudaBackend {
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
         check::tensor(values, rows, cols)?;
         let memory = self.device.alloc(&[values.len(), size_of::<f32>()], "a tensor")?;
-        self.upload(values, memory.address())?;
+        self.send(values, memory.address())?;
         Ok(Tensor::new(Arc::new(Buffer::new(memory, self.id)), rows, cols))
     }
 
     fn indices(&self, values: Vec<u32>) -> Result<Indices> {
         let buffer = self.scratch(size_of_val(values.as_slice()))?;
-        self.upload(&values, buffer.address())?;
+        self.send(&values, buffer.address())?;
         Ok(Indices::with_device(values, buffer))
     }
 
@@ -417,25 +415,17 @@ impl Backend for CudaBackend {
 
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
         check::route(logits, bias, params)?;
-        unimplemented!()
+        self.route_rows(logits, bias, params)
     }
 
-    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], _activation: GatedActivation) -> Result<Tensor> {
+    fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
         check::moe(x, routing, experts)?;
-        unimplemented!()
+        self.mixture(x, routing, experts, activation)
     }
 
     fn argmax(&self, x: &Tensor) -> Result<Tensor> {
         check::argmax(x)?;
-        let x = self.view(x)?;
-        let (result, to) = self.result(x.num_rows(), 2)?;
-        let num_parts = x.num_cols().div_ceil(ARGMAX_COLUMNS);
-        let parts = self.scratch(x.num_rows() * num_parts * size_of::<[f32; 2]>())?;
-        let grid = Grid::new((x.num_rows(), num_parts, 1), THREADS);
-        self.device.launch("argmax_parts", grid, &ArgmaxParts { parts: parts.address(), x })?;
-        let merge = ArgmaxMerge { to, parts: parts.address(), num_parts: num_parts as i32 };
-        self.device.launch("argmax_merge", Grid::new((x.num_rows(), 1, 1), 32), &merge)?;
-        Ok(result)
+        argmax::argmax(self, x)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

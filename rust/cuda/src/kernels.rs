@@ -9,6 +9,8 @@ use crate::attention::{Partials, ScoreRules, Sequences};
 use crate::encoder_attention::SplitRows;
 use crate::kv_cache::KvBlocks;
 use crate::linear::LinearOperands;
+use crate::moe::{MoeOperands, RoutingRules};
+use crate::sampling::SamplingScratch;
 use crate::view::{Address, Matrix};
 
 /// The arguments of kernels that take the same ones.
@@ -64,8 +66,8 @@ macro_rules! kernels {
 }
 
 kernels! {
-    "argmax" ["argmax_merge"] ArgmaxMerge { to: Matrix, parts: Address, num_parts: i32 }
-    "argmax" ["argmax_parts"] ArgmaxParts { parts: Address, x: Matrix }
+    "argmax" ["argmax_rows"] ArgmaxRows { to: Matrix, x: Matrix, best: Address, runs: i32 }
+    "argmax" ["argmax_runs"] ArgmaxRuns { x: Matrix, best: Address }
     "attention" ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"] Attention {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials,
     }
@@ -122,6 +124,25 @@ kernels! {
         "tiled_128x128_f16", "tiled_128x128_bf16", "tiled_128x128_int8",
         "sum_parts_dense", "sum_parts_int8", "sum_parts_int4",
     ] TiledProducts { linear: LinearOperands }
+    "logits" ["copy_logits"] CopyLogits { to: Matrix, from: Matrix, rows: Address }
+    "logits" ["edit_logits"] EditLogits { to: Matrix, from: Matrix, rows: Address, edits: Address }
+    "logprobs" ["logprobs_gather"] LogprobsGather {
+        logits: Matrix, requests: Address, chunks: Address, masses: Address, chunk_lists: Address, top: i32, rows: Address,
+        likeliest: Address,
+    }
+    "logprobs" ["logprobs_sum"] LogprobsSum { logits: Matrix, requests: Address, chunks: Address, masses: Address }
+    "moe" ["moe_combine"] MoeCombine {
+        to: Matrix, outputs: Matrix, chosen: Matrix, weights: Matrix, num_experts: i32,
+    }
+    "moe" ["moe_group"] MoeGroup {
+        chosen: Matrix, num_experts: i32, tile_rows: i32, order: Address, tiles: Address, num_tiles: i32,
+    }
+    "moe_products" [
+        "moe_skinny_8x32_f32", "moe_skinny_8x32_f16", "moe_skinny_8x32_bf16", "moe_skinny_8x32_int8",
+        "moe_skinny_8x32_int4_g32", "moe_skinny_8x32_int4_g64", "moe_skinny_8x32_int4_g128",
+        "moe_tiled_64x128_f32", "moe_tiled_64x128_f16", "moe_tiled_64x128_bf16", "moe_tiled_64x128_int8",
+        "moe_tiled_64x128_int4_g32", "moe_tiled_64x128_int4_g64", "moe_tiled_64x128_int4_g128",
+    ] MoeProducts { moe: MoeOperands }
     "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
     "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
     "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }
@@ -131,6 +152,10 @@ kernels! {
     "rotary" ["rotary"] Rotary {
         x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
     }
+    "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
+    "sampling" ["sampling_draw"] SamplingDraw { logits: Matrix, rows: Address, scratch: SamplingScratch, to: Address }
+    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, scratch: SamplingScratch }
+    "sampling" ["sampling_weigh"] SamplingWeigh { logits: Matrix, rows: Address, scratch: SamplingScratch }
     "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
         to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,
     }

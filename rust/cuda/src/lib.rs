@@ -15,6 +15,7 @@
 //! waits.
 
 mod arena;
+mod argmax;
 mod attention;
 mod backend;
 mod device;
@@ -29,9 +30,13 @@ mod info;
 mod kernels;
 mod kv_cache;
 mod linear;
+mod logits;
+mod logprobs;
 mod memory;
 mod modules;
+mod moe;
 mod nvrtc;
+mod sampling;
 mod upload;
 mod view;
 mod weight;
@@ -42,7 +47,10 @@ pub use error::CudaError;
 pub use images::{Image, embedded_architectures, images};
 pub use info::{CudaInfo, DeviceInfo, info};
 pub use kernels::{LAUNCHES, Launch};
+pub use logits::{LogitsEdits, Penalties};
+pub use logprobs::{LogprobsRequest, MAX_LOGPROBS, RowLogprobs};
 pub use modules::compile_kernels;
+pub use sampling::{Drawn, Samples, SamplingRow};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";

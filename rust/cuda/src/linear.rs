@@ -23,13 +23,13 @@ use crate::view::{Address, Matrix, optional_vector};
 use crate::weight::DeviceWeight;
 
 /// Bytes of a slab of x: `kSlabBytes` of `cuda/gemm_format.cuh`.
-const SLAB_BYTES: usize = 128;
+pub(crate) const SLAB_BYTES: usize = 128;
 
 /// Parts that K is summed in.
-const PARTS: usize = 8;
+pub(crate) const PARTS: usize = 8;
 
 /// Threads of a block.
-const THREADS: u32 = 256;
+pub(crate) const THREADS: u32 = 256;
 
 /// `WeightScales` of `cuda/gemm_format.cuh`.
 #[derive(Debug, Clone, Copy)]
@@ -147,7 +147,7 @@ fn element_size(format: WeightFormat) -> usize {
 }
 
 /// Bytes that a slab of a weight's row takes.
-fn weight_slab_bytes(format: WeightFormat) -> usize {
+pub(crate) fn weight_slab_bytes(format: WeightFormat) -> usize {
     match format {
         WeightFormat::Dense(_) | WeightFormat::Int8 => SLAB_BYTES,
         WeightFormat::Int4 { .. } => SLAB_BYTES / 2,
@@ -155,7 +155,7 @@ fn weight_slab_bytes(format: WeightFormat) -> usize {
 }
 
 /// The kernel of `entries` for a format: of f32, f16, bf16, int8, and int4 in groups of 32, 64 and 128.
-fn pick(format: WeightFormat, entries: [&'static str; 7]) -> &'static str {
+pub(crate) fn pick(format: WeightFormat, entries: [&'static str; 7]) -> &'static str {
     entries[match format {
         WeightFormat::Dense(DType::F32) => 0,
         WeightFormat::Dense(DType::F16) => 1,
@@ -181,6 +181,8 @@ macro_rules! entries {
         ]
     };
 }
+
+pub(crate) use entries;
 
 /// A shape of skinny blocks: rows of x and of the weight, and slabs in a warp's ring. `cuda/linear_skinny.cu` has the same.
 struct Skinny {
@@ -250,7 +252,7 @@ impl Tiled {
 }
 
 /// Rows of tiles: those of the weight, or gates and ups in turn, 16 of each.
-fn tile_rows(linear: &LinearOperands) -> usize {
+pub(crate) fn tile_rows(linear: &LinearOperands) -> usize {
     match linear.gated {
         0 => linear.to.num_cols(),
         _ => linear.to.num_cols().next_multiple_of(16) * 2,

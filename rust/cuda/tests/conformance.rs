@@ -18,13 +18,6 @@ fn backend() -> CudaBackend {
     CudaBackend::new(CudaOptions::default()).expect("a device")
 }
 
-/// Ops that have no kernel yet.
-const MISSING: [&str; 2] = ["moe", "route"];
-
-fn table() -> Vec<Case> {
-    cases().into_iter().filter(|case| !MISSING.iter().any(|missing| case.name().contains(missing))).collect()
-}
-
 fn bits(case: &Case, backend: &CudaBackend) -> Vec<Vec<u32>> {
     let rows = case.outputs(backend).unwrap_or_else(|error| panic!("{}: {error}", case.name()));
     rows.iter().map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
@@ -34,14 +27,14 @@ fn bits(case: &Case, backend: &CudaBackend) -> Vec<Vec<u32>> {
 fn every_op_agrees_with_the_reference() {
     let backend = backend();
     let failures: Vec<String> =
-        table().iter().filter_map(|case| case.check(&backend).err()).map(|error| error.to_string()).collect();
+        cases().iter().filter_map(|case| case.check(&backend).err()).map(|error| error.to_string()).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));
 }
 
 #[test]
 fn the_order_of_threads_changes_no_bit() {
     let backend = backend();
-    for case in table() {
+    for case in cases() {
         let mut results = simulator::SCHEDULES.map(|schedule| {
             if !on_gpu() {
                 simulator::set_schedule(schedule);

@@ -1,9 +1,9 @@
 //! Cases of routing and of mixtures of experts.
 
-use super::{Case, FORMATS, numbers, random_tensor, random_weight, rows_of};
+use super::{Case, FORMATS, numbers, random_weight, rows_of};
 use crate::{
-    Activation, Backend, Expert, ExpertGroups, GatedActivation, GroupScore, Result, Routing, RoutingParams, Scoring,
-    Tensor, WeightFormat,
+    Activation, Backend, DType, Expert, ExpertGroups, GatedActivation, GroupScore, HostMatrix, Result, Routing,
+    RoutingParams, Scoring, Tensor, WeightFormat,
 };
 
 /// A mixture of experts on random inputs.
@@ -30,10 +30,13 @@ impl MoeCase {
     /// What loading fails with.
     pub fn load(&self, backend: &dyn Backend) -> Result<Vec<Expert>> {
         let (hidden, inner) = self.sizes;
-        let vector = |n, seed| self.bias.then(|| random_tensor(backend, 1, n, seed)).transpose();
+        let vector = |n, seed| self.bias.then(|| backend.tensor(&sixteenths(n, seed), 1, n)).transpose();
         let expert = |seed| {
+            let gate_up: Vec<u8> =
+                sixteenths(2 * inner * hidden, seed).iter().flat_map(|value| value.to_le_bytes()).collect();
+            let gate_up = HostMatrix::new(DType::F32, 2 * inner, hidden, &gate_up)?;
             Ok(Expert {
-                gate_up: random_weight(backend, 2 * inner, hidden, self.format, seed)?,
+                gate_up: backend.load_weight(&[gate_up], self.format)?,
                 gate_up_bias: vector(2 * inner, seed + 1)?,
                 down: random_weight(backend, hidden, inner, self.format, seed + 2)?,
                 down_bias: vector(hidden, seed + 3)?,
@@ -58,10 +61,17 @@ impl MoeCase {
     }
 
     fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
-        let x = random_tensor(backend, self.rows, self.sizes.0 + 3, 61)?.columns(2, self.sizes.0)?;
+        let width = self.sizes.0 + 3;
+        let x = backend.tensor(&sixteenths(self.rows * width, 61), self.rows, width)?.columns(2, self.sizes.0)?;
         let routing = self.routing(backend, 0, self.rows)?;
         rows_of(backend, &backend.moe(&x, &routing, &self.load(backend)?, self.activation)?)
     }
+}
+
+/// Numbers whose products' sums are exact in float32, in any order. What is between an expert's products is rounded to a weight's
+/// dtype: if sums differed in their last bit, a number next to the middle of two would be rounded either way.
+fn sixteenths(n: usize, seed: u64) -> Vec<f32> {
+    numbers(n, seed).into_iter().map(|value| (16.0 * value).round() / 16.0).collect()
 }
 
 /// Mixtures of every format, of one row and of more rows than a register tile has, of one expert a row and of several.
