@@ -329,11 +329,16 @@ impl Backend for CpuBackend {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor> {
         check::encoder_attention(q, k, v, query_start_loc, params)?;
-        let bias = params.relative_bias.as_ref().map(|bias| self.view(bias)).transpose()?;
+        let view = |x: &Option<Tensor>| x.as_ref().map(|x| self.view(x)).transpose();
+        let bias = view(&params.relative_bias)?;
+        let distances = match &params.disentangled {
+            Some(distances) => (view(&distances.keys)?, view(&distances.queries)?),
+            None => (None, None),
+        };
         let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
         let mut step = self.step();
         let (result, out) = step.result(q.rows, q.cols)?;
-        let operands = encoder_attend::Operands { q, k, v, bias, out };
+        let operands = encoder_attend::Operands { q, k, v, bias, distances, out };
         encoder_attend::attend(&mut step, self.kernels, operands, query_start_loc.as_slice(), params)?;
         Ok(result)
     }

@@ -1,8 +1,8 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
-    Indices, KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, Error, Expert, ExpertGroups,
+    GroupMetadata, HostMatrix, Indices, KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -224,12 +224,31 @@ pub fn encoder_attention(
             format!("a relative bias of [{}, {}] for {num_heads} heads", bias.rows(), bias.cols())
         })?;
     }
+    params.disentangled.as_ref().map_or(Ok(()), |distances| disentangled(distances, params))?;
     let starts = query_start_loc.as_slice();
     require(
         starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
         "encoder_attention",
         || format!("query_start_loc {starts:?} for {} rows", q.rows()),
     )
+}
+
+fn disentangled(distances: &DisentangledParams, params: &EncoderAttentionParams) -> Result<()> {
+    let DisentangledParams { keys, queries, buckets } = distances;
+    let EncoderAttentionParams { num_heads, num_kv_heads, head_dim, .. } = params;
+    let op = "encoder_attention";
+    require(num_heads == num_kv_heads, op, || {
+        format!("distances of {num_heads} heads, but {num_kv_heads} key/value heads")
+    })?;
+    require(buckets.len() % 2 == 1, op, || format!("{} distances have no middle", buckets.len()))?;
+    for (name, of_distances) in [("keys", keys), ("queries", queries)] {
+        let Some(of_distances) = of_distances else { continue };
+        require(of_distances.cols() == num_heads * head_dim, op, || {
+            format!("{name} of distances of {} columns for {num_heads} heads of {head_dim}", of_distances.cols())
+        })?;
+        below(op, "bucket", buckets, of_distances.rows())?;
+    }
+    Ok(())
 }
 
 /// An even width.

@@ -14,7 +14,7 @@ use crate::{
     KvCacheGroup, KvCacheSpec, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
 
-pub use encoder::{EncoderCase, encoder_table};
+pub use encoder::{DistanceCase, EncoderCase, encoder_table};
 
 /// Every weight dtype.
 pub const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];

@@ -95,6 +95,7 @@ impl EncoderConfig {
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: None,
             relative_bias: None,
+            disentangled: None,
         }
     }
 }
