@@ -10,15 +10,24 @@ use crate::registry::EncoderHead;
 impl Loader<'_> {
     /// The tables of tokens, positions and segments by BERT's names, and the norm of their sum.
     pub(crate) fn encoder_embedding(&self, config: &EncoderConfig) -> Result<EncoderEmbedding> {
+        self.encoder_embedding_normed(config, config.embedding_size)
+    }
+
+    /// The same, with a norm of `width`. A table of positions that is not read may be there.
+    pub(crate) fn encoder_embedding_normed(&self, config: &EncoderConfig, width: usize) -> Result<EncoderEmbedding> {
         let table = |name, rows| self.embedding(name, rows, config.embedding_size);
         let learned =
             |positions| -> Result<_> { Ok((table("position_embeddings", config.max_position_embeddings)?, positions)) };
+        if config.positions.is_none() {
+            self.ignore("position_embeddings.weight");
+        }
         let types = config.type_vocab_size;
         Ok(EncoderEmbedding {
             tokens: table("word_embeddings", config.vocab_size)?,
             positions: config.positions.map(learned).transpose()?,
             token_types: if types > 0 { Some(table("token_type_embeddings", types)?) } else { None },
-            norm: self.layer_norm("LayerNorm", config.embedding_size, config.norm_eps)?,
+            widening: None,
+            norm: self.layer_norm("LayerNorm", width, config.norm_eps)?,
             projection: None,
         })
     }
