@@ -22,7 +22,7 @@ pub(crate) struct Distances {
     pub(crate) keys: *const f32,
     /// Queries of buckets, scaled, or null: [`QUERY_BUCKETS`] after [`QUERY_BUCKETS`], laid out alike.
     pub(crate) queries: *const f32,
-    /// The bucket of a key as far behind the query as itself; element `d` is for one `d` positions after the query.
+    /// The bucket of a key at the query's own position; element `d` is that of one `d` positions after it.
     pub(crate) buckets: *const u32,
     /// Buckets there are, whole steps of them.
     pub(crate) num_buckets: usize,
@@ -80,7 +80,7 @@ impl Distances {
             for query in from..to {
                 let scores = memory.scores.add(query * SCORES_STRIDE);
                 let products = self.products.add((query - from) * self.num_buckets);
-                let buckets = self.buckets.offset(behind(task, chunk, query));
+                let buckets = self.buckets.offset(offset(task, chunk, query));
                 for position in chunk.seen[query].first..chunk.seen[query].last {
                     *scores.add(position) += *products.add(*buckets.add(position) as usize);
                 }
@@ -109,7 +109,7 @@ impl Distances {
             }
             for query in 0..task.rows {
                 let scores = memory.scores.add(query * SCORES_STRIDE);
-                let buckets = self.buckets.offset(behind(task, chunk, query));
+                let buckets = self.buckets.offset(offset(task, chunk, query));
                 let seen = chunk.seen[query].and(this);
                 for position in seen.first..seen.last {
                     let product = *buckets.add(position) as usize * STEP + position - this.first;
@@ -128,12 +128,12 @@ impl Distances {
         seen: Span,
     ) -> (usize, usize) {
         // Rows of a sequence stand in order.
-        let (nearest, farthest) = (behind(task, chunk, to - 1), behind(task, chunk, from));
+        let (nearest, farthest) = (offset(task, chunk, to - 1), offset(task, chunk, from));
         self.met(nearest + seen.first as isize, farthest + seen.last as isize - 1)
     }
 }
 
-/// How far the chunk's start is behind a query.
-unsafe fn behind(task: &AttentionTask, chunk: &Chunk, query: usize) -> isize {
+/// Positions from a query to the chunk's start: below zero where it lies before.
+unsafe fn offset(task: &AttentionTask, chunk: &Chunk, query: usize) -> isize {
     chunk.start as isize - *task.positions.add(query) as isize
 }
