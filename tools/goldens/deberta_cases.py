@@ -81,4 +81,11 @@ DEBERTA_CASES: tuple[PoolingCase, ...] = (
         deberta(share_att_key=False, position_buckets=7, max_relative_positions=-1),
         prompt_lengths=(60,),
     ),
+    PoolingCase(
+        "deberta_v2_convolution",
+        "a convolution over the embeddings beside the first layer, which prompts do not share",
+        "DebertaV2Model",
+        deberta(conv_kernel_size=3, conv_act="gelu", num_hidden_layers=1),
+        prompt_lengths=(1, 2, 17),
+    ),
 )

@@ -343,6 +343,26 @@ impl Backend for CpuBackend {
         Ok(result)
     }
 
+    fn unfold(&self, x: &Tensor, query_start_loc: &Indices, reach: usize) -> Result<Tensor> {
+        check::unfold(x, query_start_loc)?;
+        let from = self.view(x)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, (2 * reach + 1) * from.cols)?;
+        step.for_rows(from.rows, to.cols, |row| {
+            let sequence = query_start_loc.run_of(row);
+            // SAFETY: rows of the new result are each one task's.
+            let places = unsafe { to.row_slice_mut(row) }.chunks_exact_mut(from.cols.max(1));
+            for (place, to) in places.enumerate() {
+                match (row + place).checked_sub(reach).filter(|other| sequence.contains(other)) {
+                    // SAFETY: sequences are of rows that exist, and nothing writes these.
+                    Some(other) => to.copy_from_slice(unsafe { from.row_slice(other) }),
+                    None => to.fill(0.0),
+                }
+            }
+        })?;
+        Ok(result)
+    }
+
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
         let from = self.view(x)?;
         let mut step = self.step();

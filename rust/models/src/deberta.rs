@@ -1,10 +1,10 @@
 //! DeBERTa-v2 and v3 (arXiv:2006.03654, arXiv:2111.09543): BERT whose queries meet keys of distances, and whose keys meet
-//! queries of them, projected from one table.
+//! queries of them, projected from one table. Some have a convolution beside the first layer.
 
 use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Indices, Tensor};
 
-use crate::config::encoder::{DistanceConfig, EncoderConfig};
-use crate::layers::{Encoder, EncoderEmbedding, Head};
+use crate::config::encoder::{ConvolutionConfig, DistanceConfig, EncoderConfig};
+use crate::layers::{Block, ConvolvedBlock, Encoder, EncoderEmbedding, Head};
 use crate::loader::Loader;
 use crate::registry::{EncoderHead, HeadParts};
 use crate::{LoadError, bert};
@@ -22,12 +22,34 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
         };
         bert::block(&layer, config, ["query_proj", "key_proj", "value_proj"], params)
     };
+    let mut blocks = (0..config.num_layers).map(block).collect::<Result<Vec<_>, _>>()?;
+    if let Some(convolution) = config.convolution {
+        let first = blocks.remove(0);
+        blocks.insert(0, convolved(&encoder.child("conv"), first, convolution, config)?);
+    }
     let widening = if width == hidden { None } else { Some(embeddings.linear("embed_proj", hidden, width, false)?) };
     Ok(Encoder {
         embedding: EncoderEmbedding { widening, ..embeddings.encoder_embedding_normed(config, hidden)? },
-        blocks: (0..config.num_layers).map(block).collect::<Result<_, _>>()?,
+        blocks,
         norm: None,
     })
+}
+
+/// The first layer beside a convolution.
+fn convolved(
+    loader: &Loader<'_>,
+    block: Box<dyn Block>,
+    ConvolutionConfig { reach, activation }: ConvolutionConfig,
+    config: &EncoderConfig,
+) -> Result<Box<dyn Block>, LoadError> {
+    let width = config.hidden_size;
+    Ok(Box::new(ConvolvedBlock {
+        block,
+        convolution: loader.convolution("conv", width, reach)?,
+        reach,
+        activation,
+        norm: loader.layer_norm("LayerNorm", width, config.norm_eps)?,
+    }))
 }
 
 /// What layers make their distances' keys and queries of.

@@ -166,12 +166,8 @@ pub fn attention(
     rows("attention", "positions", &metadata.positions, q.rows())?;
     rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
     rows("attention", "block_table", &group.block_table, metadata.num_seqs() * group.max_blocks_per_seq)?;
+    sequences("attention", &metadata.query_start_loc, q.rows())?;
     let starts = metadata.query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )?;
     for (seq, &len) in metadata.seq_lens.as_slice().iter().enumerate() {
         let blocks = (len as usize).div_ceil(spec.block_size);
         require(blocks <= group.max_blocks_per_seq, "attention", || {
@@ -225,12 +221,15 @@ pub fn encoder_attention(
         })?;
     }
     params.disentangled.as_ref().map_or(Ok(()), |distances| disentangled(distances, params))?;
-    let starts = query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "encoder_attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )
+    sequences("encoder_attention", query_start_loc, q.rows())
+}
+
+/// Every row is of a sequence.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn unfold(x: &Tensor, query_start_loc: &Indices) -> Result<()> {
+    sequences("unfold", query_start_loc, x.rows())
 }
 
 fn disentangled(distances: &DisentangledParams, params: &EncoderAttentionParams) -> Result<()> {
@@ -315,6 +314,12 @@ pub fn expert_numbers(numbers: impl IntoIterator<Item = f32>, num_experts: usize
 /// [`Error::Shape`] naming the first that is not.
 pub fn gather_rows(x: &Tensor, indices: &Indices) -> Result<()> {
     below("gather_rows", "row", indices, x.rows())
+}
+
+fn sequences(op: &'static str, query_start_loc: &Indices, rows: usize) -> Result<()> {
+    let starts = query_start_loc.as_slice();
+    let covers = starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(rows as u32));
+    require(covers, op, || format!("query_start_loc {starts:?} for {rows} rows"))
 }
 
 fn vector(op: &'static str, name: &str, value: &Tensor, width: usize) -> Result<()> {

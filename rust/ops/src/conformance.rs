@@ -140,6 +140,7 @@ pub fn cases() -> Vec<Case> {
     attention_cases(&mut cases);
     moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
+    encoder::unfold_cases(&mut cases);
     cases
 }
 

@@ -36,6 +36,8 @@ pub(crate) struct EncoderConfig {
     pub(crate) rope: Option<RopeConfig>,
     /// What distances stand for in attention, if they do.
     pub(crate) distances: Option<DistanceConfig>,
+    /// A convolution beside the first layer.
+    pub(crate) convolution: Option<ConvolutionConfig>,
     /// Layers that see no farther than this.
     pub(crate) local: Option<LocalLayers>,
     /// Weights that are used by several layers.
@@ -67,6 +69,15 @@ pub(crate) struct DistanceConfig {
     pub(crate) share_projections: bool,
     /// Whether the table is normed first.
     pub(crate) norm: bool,
+}
+
+/// A convolution over the rows of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConvolutionConfig {
+    /// Neighbours to each side.
+    pub(crate) reach: usize,
+    /// What follows it.
+    pub(crate) activation: Activation,
 }
 
 /// Layers whose rows see their neighbours only.

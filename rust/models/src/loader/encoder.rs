@@ -2,6 +2,7 @@
 
 use rustllm_ops::{Activation, Tensor, WeightFormat};
 
+use super::owned_matrix::OwnedMatrix;
 use super::{Loader, Result};
 use crate::config::encoder::{EncoderConfig, Labels};
 use crate::layers::{EncoderEmbedding, FeedForward, Head, Linear, Norm};
@@ -53,6 +54,21 @@ impl Loader<'_> {
             }
         }
         self.pack(&matrices, format, bias.then_some(biases.as_slice()))
+    }
+
+    /// A convolution over rows of `width` with `reach` neighbours to each side, stored `[width, width, places]`, as a linear
+    /// layer of the places side by side.
+    pub(crate) fn convolution(&self, name: &str, width: usize, reach: usize) -> Result<Linear> {
+        let places = 2 * reach + 1;
+        let (dtype, view) = self.tensor(&format!("{name}.weight"), &[width, width, places])?;
+        let element = |index: usize| &view.bytes[index * dtype.size()..(index + 1) * dtype.size()];
+        let of_row = |row: usize| {
+            (0..places).flat_map(move |place| (0..width).map(move |col| (row * width + col) * places + place))
+        };
+        let bytes = (0..width).flat_map(of_row).flat_map(element).copied().collect();
+        let matrix = OwnedMatrix { dtype, cols: places * width, bytes };
+        let bias = self.values(&format!("{name}.bias"), width)?;
+        self.pack(&[matrix.view()?], self.loading.formats.linear, Some(&bias))
     }
 
     /// A feed-forward layer without a gate, from its two linear layers' names.

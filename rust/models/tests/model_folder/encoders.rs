@@ -23,7 +23,10 @@ fn deberta_without_its_distances_is_refused() {
 fn deberta_of_widths_that_do_not_fit_is_refused() {
     refused(&deberta().with("attention_head_size", json!(7)), &["attention_head_size must be"]);
     refused(&deberta().with("pooler_hidden_size", json!(20)), &["pooler_hidden_size must be"]);
-    refused(&deberta().with("conv_kernel_size", json!(3)), &["conv_kernel_size = 3", "not supported for"]);
+    let convolved = || deberta().with("conv_kernel_size", json!(3));
+    refused(&convolved(), &["encoder.conv.conv.weight"]);
+    refused(&convolved().with("conv_groups", json!(2)), &["conv_groups must be"]);
+    refused(&convolved().with("conv_kernel_size", json!(4)), &["conv_kernel_size must be an odd number"]);
 }
 
 #[test]

@@ -156,3 +156,13 @@ pub(super) fn encoder_attention_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(name, 5e-6, move |backend| case.outputs(backend)));
     }
 }
+
+pub(super) fn unfold_cases(cases: &mut Vec<Case>) {
+    for (cols, reach) in [(1, 1), (33, 1), (16, 0), (20, 3)] {
+        cases.push(Case::new(format!("unfold {cols} columns, {reach} to a side"), 0.0, move |backend| {
+            let x = random_tensor(backend, 12, cols + 2, 8)?.columns(1, cols)?;
+            let starts = backend.indices(vec![0, 1, 1, 3, 12])?;
+            rows_of(backend, &backend.unfold(&x, &starts, reach)?)
+        }));
+    }
+}

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::bert::bert;
 use super::{MAX_POSITIONS, MAX_TYPES, MAX_WIDTH, Result, activation, epsilon};
-use crate::config::encoder::{DistanceConfig, EncoderConfig};
+use crate::config::encoder::{ConvolutionConfig, DistanceConfig, EncoderConfig};
 use crate::config::fields::Fields;
 
 /// DeBERTa-v2 and v3: distances with keys and queries of their own.
@@ -13,9 +13,6 @@ pub(crate) fn deberta_v2(fields: &Fields, architecture: &str) -> Result<EncoderC
     // Without it, as where the field is absent, attention is another than any checkpoint was trained with.
     if !fields.flag("relative_attention", false)? {
         return Err(fields.unsupported("relative_attention", architecture));
-    }
-    if positive(fields, "conv_kernel_size")?.is_some() {
-        return Err(fields.unsupported("conv_kernel_size", architecture));
     }
     // Other widths than these do not fit the layers around them.
     fields.optional_size("attention_head_size", config.head_dim..=config.head_dim)?;
@@ -27,6 +24,7 @@ pub(crate) fn deberta_v2(fields: &Fields, architecture: &str) -> Result<EncoderC
         positions: config.positions.filter(|_| has_positions),
         type_vocab_size: fields.optional_size("type_vocab_size", 0..=MAX_TYPES)?.unwrap_or(0),
         distances: Some(distances(fields, config.max_position_embeddings)?),
+        convolution: convolution(fields)?,
         classifier_act: activation(fields, "pooler_hidden_act", "gelu")?,
         ..config
     })
@@ -52,6 +50,16 @@ fn distances(fields: &Fields, positions: usize) -> Result<DistanceConfig> {
             Some(_) => return Err(fields.invalid("norm_rel_ebd", "none or layer_norm")),
         },
     })
+}
+
+/// A convolution of an odd number of rows; of an even one, outputs would be fewer than inputs.
+fn convolution(fields: &Fields) -> Result<Option<ConvolutionConfig>> {
+    let Some(size) = positive(fields, "conv_kernel_size")? else { return Ok(None) };
+    if size % 2 == 0 {
+        return Err(fields.invalid("conv_kernel_size", "an odd number, or 0 for none"));
+    }
+    fields.optional_size("conv_groups", 1..=1)?;
+    Ok(Some(ConvolutionConfig { reach: size / 2, activation: activation(fields, "conv_act", "tanh")? }))
 }
 
 /// `pos_att_type`, a list or a text with bars between: `c2p` gives distances keys, `p2c` queries.

@@ -32,6 +32,7 @@ pub(crate) fn distilbert(fields: &Fields, architecture: &str) -> Result<EncoderC
         type_vocab_size: 0,
         rope: None,
         distances: None,
+        convolution: None,
         local: None,
         shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases::ALL,
