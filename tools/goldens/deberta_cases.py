@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from encoder_cases import PoolingCase
+from encoder_cases import SIZES, PoolingCase
 
 
 def deberta(**more: Any) -> dict[str, Any]:
     """Fields of DeBERTa-v3, but for its sizes: of a distance 4 are exact, and 24 told apart."""
     return {
-        "vocab_size": 101,
-        "hidden_size": 32,
+        **SIZES,
         "intermediate_size": 52,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
         "type_vocab_size": 0,
         "pad_token_id": 0,
         "relative_attention": True,

@@ -10,6 +10,7 @@ use rustllm_ops::{Backend, KvCacheSpec, WeightFormat};
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
 use crate::pooling::{self, PoolingRunner};
+use crate::sampling::SamplingRunner;
 use crate::{
     EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, PoolingLimits,
     PoolingRequest, device,
@@ -121,8 +122,8 @@ impl Engine {
         let limits =
             Limits { vocab_size, max_model_len: info.max_model_len, max_logprobs: config.max_logprobs, pooling };
         let pooling = loaded.pooler.map(PoolingRunner::new);
-        let runner =
-            ModelRunner::new(device.backend, loaded.model, kv_cache, pooling, eos_token_ids, config.logprobs_mode);
+        let sampling = SamplingRunner::new(eos_token_ids, config.logprobs_mode);
+        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, sampling, pooling);
         Ok(Self {
             scheduler,
             runner,

@@ -4,7 +4,7 @@
 //!   EngineHandle ──commands──► engine thread ──outputs──► EngineHandle::step
 //!                              │ Engine::step
 //!                              │   scheduler.schedule()      which tokens of which sequences
-//!                              │   runner.execute()          forward, logits, sample
+//!                              │   runner.execute()          forward, predict, sample
 //!                              │   scheduler.update()        append, finish, free
 //! ```
 //!
@@ -21,6 +21,7 @@ mod model_runner;
 mod output;
 mod pooling;
 pub mod sampler;
+mod sampling;
 
 pub use config::{EngineConfig, GIB};
 pub use device::Device;

@@ -1,18 +1,14 @@
-use std::collections::HashMap;
-use std::mem;
 use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use rustllm_core::{BlockId, PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
-use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, Indices, KvCache, Result, Tensor};
+use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, KvCache, Result};
 
 use crate::PromptLogprobs;
 use crate::pooling::{NotFinite, Pooled, PoolingRunner};
-use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput};
-
-/// Rows of logits held at once for prompt logprobs: a prompt of any length needs no more memory than this many.
-const PROMPT_LOGPROBS_ROWS: usize = 32;
+use crate::sampler::{SampleError, SampledToken};
+use crate::sampling::{ComputedStep, SamplingRunner};
 
 /// What the model made of one scheduled sequence.
 #[derive(Debug, Default)]
@@ -42,26 +38,9 @@ pub(crate) struct ModelRunner {
     backend: Arc<dyn Backend>,
     model: Box<dyn Model>,
     kv_cache: KvCache,
-    samplers: Samplers,
+    sampling: SamplingRunner,
     /// For a model that is pooled.
     pooling: Option<PoolingRunner>,
-    eos_token_ids: Vec<u32>,
-    logprobs_mode: LogprobsMode,
-    /// What is kept of unfinished sequences from step to step, for those that need it.
-    states: HashMap<SeqId, SequenceState>,
-}
-
-/// As many samplers as ever sampled at once: one for each thread.
-#[derive(Debug, Default)]
-struct Samplers(Mutex<Vec<Sampler>>);
-
-impl Samplers {
-    fn with<T>(&self, sample: impl FnOnce(&mut Sampler) -> T) -> T {
-        let mut sampler = lock(&self.0).pop().unwrap_or_default();
-        let sampled = sample(&mut sampler);
-        lock(&self.0).push(sampler);
-        sampled
-    }
 }
 
 /// The positions that a step computes.
@@ -69,37 +48,15 @@ fn span(entry: &ScheduledSequence) -> Range<usize> {
     entry.num_computed_tokens..entry.num_computed_tokens + entry.num_tokens
 }
 
-/// A thread that panicked leaves nothing half done here: values are replaced whole.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-#[derive(Debug, Default)]
-struct SequenceState {
-    penalties: PenaltyState,
-    /// While the prompt is being computed.
-    prompt_logprobs: PromptLogprobs,
-}
-
 impl ModelRunner {
     pub fn new(
         backend: Arc<dyn Backend>,
         model: Box<dyn Model>,
         kv_cache: KvCache,
+        sampling: SamplingRunner,
         pooling: Option<PoolingRunner>,
-        eos_token_ids: Vec<u32>,
-        logprobs_mode: LogprobsMode,
     ) -> Self {
-        Self {
-            backend,
-            model,
-            kv_cache,
-            samplers: Samplers::default(),
-            pooling,
-            eos_token_ids,
-            logprobs_mode,
-            states: HashMap::new(),
-        }
+        Self { backend, model, kv_cache, sampling, pooling }
     }
 
     /// Computes a step. Returns an entry for each scheduled sequence, in order.
@@ -120,17 +77,9 @@ impl ModelRunner {
             rows.iter_mut().zip(pooled).for_each(|(row, pooled)| row.pooled = pooled);
             return Ok(rows);
         }
-        self.sample(&hidden, starts, &scheduled, &mut rows)?;
-        for (i, (entry, sequence)) in scheduled.iter().enumerate() {
-            // They come with the first token; a sequence that resumes after that has brought them already.
-            if sequence.computes_prompt_logprobs() && sequence.num_output_tokens() == 0 {
-                match self.score_prompt(&hidden, starts[i], entry, sequence)? {
-                    Ok(prompt_logprobs) if entry.samples => rows[i].prompt_logprobs = Some(prompt_logprobs),
-                    Ok(partial) => self.states.entry(entry.seq_id).or_default().prompt_logprobs = partial,
-                    Err(error) => rows[i].sampled = Some(Err(error)),
-                }
-            }
-        }
+        let (backend, model) = (&*self.backend, &*self.model);
+        let step = ComputedStep { backend, model, hidden: &hidden, starts, scheduled: &scheduled };
+        self.sampling.run(&step, &mut rows)?;
         Ok(rows)
     }
 
@@ -141,7 +90,7 @@ impl ModelRunner {
 
     /// Forgets what is kept of a sequence that has ended.
     pub fn forget(&mut self, seq_id: SeqId) {
-        self.states.remove(&seq_id);
+        self.sampling.forget(seq_id);
         if let Some(pooling) = &mut self.pooling {
             pooling.forget(seq_id);
         }
@@ -230,88 +179,5 @@ impl ModelRunner {
                 groups: Vec::new(),
             },
         })
-    }
-
-    /// Samples a token for every sequence whose last token was in the batch.
-    fn sample(
-        &mut self,
-        hidden: &Tensor,
-        starts: &[u32],
-        scheduled: &[(&ScheduledSequence, &Sequence)],
-        rows: &mut [SampledRow],
-    ) -> Result<()> {
-        let sampling: Vec<usize> = (0..scheduled.len()).filter(|i| scheduled[*i].0.samples).collect();
-        if sampling.is_empty() {
-            return Ok(());
-        }
-        let last_rows = sampling.iter().map(|i| starts[i + 1] - 1).collect();
-        let logits = self.logits(hidden, self.backend.indices(last_rows)?)?;
-        let penalties = |i: &usize| mem::take(&mut self.states.entry(scheduled[*i].0.seq_id).or_default().penalties);
-        let jobs: Vec<_> = sampling.iter().map(penalties).map(|penalties| Mutex::new((penalties, None))).collect();
-        self.backend.visit_rows(&logits, &|row, logits| {
-            let sequence = scheduled[sampling[row]].1;
-            let input = SamplerInput {
-                params: sequence.params(),
-                prompt_token_ids: sequence.prompt_token_ids(),
-                output_token_ids: sequence.output_token_ids(),
-                eos_token_ids: &self.eos_token_ids,
-                seed: sequence.seed(),
-                logprobs_mode: self.logprobs_mode,
-            };
-            let (penalties, sampled) = &mut *lock(&jobs[row]);
-            *sampled = Some(self.samplers.with(|sampler| sampler.sample(logits, &input, penalties)));
-        })?;
-        for (i, job) in sampling.into_iter().zip(jobs) {
-            let (penalties, sampled) = job.into_inner().unwrap_or_else(PoisonError::into_inner);
-            rows[i].sampled = sampled;
-            self.states.entry(scheduled[i].0.seq_id).or_default().penalties = penalties;
-        }
-        Ok(())
-    }
-
-    /// The logprobs of the prompt's tokens up to and including those that this chunk of it predicts.
-    ///
-    /// ```text
-    ///   position   0    1    2    3 │  4    5          chunk = positions 0..4 of a prompt of 6
-    ///   entry     None  •    •    • │  •               row p scores token p + 1: entries 1..=4
-    /// ```
-    fn score_prompt(
-        &mut self,
-        hidden: &Tensor,
-        first_row: u32,
-        entry: &ScheduledSequence,
-        sequence: &Sequence,
-    ) -> Result<std::result::Result<PromptLogprobs, SampleError>> {
-        let prompt = sequence.prompt_token_ids();
-        let top = sequence.params().prompt_logprobs.unwrap_or(0);
-        let start = entry.num_computed_tokens;
-        let end = (start + entry.num_tokens).min(prompt.len() - 1);
-        let state = self.states.entry(entry.seq_id).or_default();
-        let mut entries = mem::take(&mut state.prompt_logprobs);
-        entries.resize_with(entries.len().max(1), || None);
-        // A preempted prompt starts over.
-        entries.truncate(start + 1);
-        let mut failed = None;
-        for from in (start..end).step_by(PROMPT_LOGPROBS_ROWS) {
-            let to = (from + PROMPT_LOGPROBS_ROWS).min(end);
-            let wanted = (from..to).map(|position| first_row + (position - start) as u32).collect();
-            let logits = self.logits(hidden, self.backend.indices(wanted)?)?;
-            let score = |row: usize, logits: &[f32]| {
-                self.samplers.with(|sampler| sampler.prompt_logprobs(logits, prompt[from + row + 1], top))
-            };
-            let scored: Vec<_> = (from..to).map(|_| Mutex::new(None)).collect();
-            self.backend.visit_rows(&logits, &|row, logits| *lock(&scored[row]) = Some(score(row, logits)))?;
-            for logprobs in scored.iter().filter_map(|scored| lock(scored).take()) {
-                match logprobs {
-                    Ok(logprobs) => entries.push(Some(logprobs)),
-                    Err(error) => failed = Some(error),
-                }
-            }
-        }
-        Ok(failed.map_or(Ok(entries), Err))
-    }
-
-    fn logits(&self, hidden: &Tensor, rows: Indices) -> Result<Tensor> {
-        self.model.logits(&*self.backend, &self.backend.gather_rows(hidden, &rows)?)
     }
 }

@@ -2,7 +2,8 @@ use std::fmt::Debug;
 
 use crate::{
     AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
-    KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
+    KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -272,6 +273,31 @@ pub trait Backend: Debug + Send + Sync {
         activation: Activation,
     ) -> Result<Tensor> {
         self.gated_activation(&self.linear(x, gate_up, bias)?, activation)
+    }
+
+    /// The first largest element of each row: `[rows, 2]`, its column (a whole number) and its value. NaN is larger than any
+    /// number.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for rows without elements, or with more than float32 counts.
+    fn argmax(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The output projection of a language model: the logits of the first `num_logits` rows of `hidden`, and of each other
+    /// row the [`argmax`](Self::argmax) of its logits, which a fast path need not write down.
+    ///
+    /// # Errors
+    /// As the ops it is made of, and [`Error::Shape`](crate::Error::Shape) for more logits than rows.
+    fn lm_head(&self, hidden: &Tensor, params: &LmHeadParams, num_logits: usize) -> Result<Predictions> {
+        check::lm_head(hidden, params, num_logits)?;
+        let mut all = self.linear(hidden, &params.weight, params.bias.as_ref())?;
+        if params.multiplier != 1.0 {
+            self.scale(&mut all, params.multiplier)?;
+        }
+        if let Some(cap) = params.soft_cap {
+            self.soft_cap(&mut all, cap)?;
+        }
+        let rows = |from: usize, to: usize| self.gather_rows(&all, &self.indices((from as u32..to as u32).collect())?);
+        Ok(Predictions { logits: rows(0, num_logits)?, argmax: self.argmax(&rows(num_logits, hidden.rows())?)? })
     }
 
     /// `x = cap * tanh(x / cap)`, elementwise, in place.

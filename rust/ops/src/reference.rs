@@ -312,6 +312,17 @@ impl Backend for ReferenceBackend {
         moe::moe(x, routing, experts, activation)
     }
 
+    fn argmax(&self, x: &Tensor) -> Result<Tensor> {
+        check::argmax(x)?;
+        let largest = |row: &Vec<f32>| {
+            let is_larger = |a: f32, b: f32| a > b || (a.is_nan() && !b.is_nan());
+            let col = (1..row.len()).fold(0, |best, col| if is_larger(row[col], row[best]) { col } else { best });
+            [col as f32, row[col]]
+        };
+        let best: Vec<f32> = candle(x)?.to_vec2()?.iter().flat_map(largest).collect();
+        wrap(Candle::from_vec(best, (x.rows(), 2), &Device::Cpu)?)
+    }
+
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {
         *x = wrap(soft_cap(&candle(x)?, cap)?)?;
         Ok(())
