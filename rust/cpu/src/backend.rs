@@ -330,12 +330,37 @@ impl Backend for CpuBackend {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor> {
         check::encoder_attention(q, k, v, query_start_loc, params)?;
-        let bias = params.relative_bias.as_ref().map(|bias| self.view(bias)).transpose()?;
+        let view = |x: &Option<Tensor>| x.as_ref().map(|x| self.view(x)).transpose();
+        let bias = view(&params.relative_bias)?;
+        let distances = match &params.disentangled {
+            Some(distances) => (view(&distances.keys)?, view(&distances.queries)?),
+            None => (None, None),
+        };
         let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
         let mut step = self.step();
         let (result, out) = step.result(q.rows, q.cols)?;
-        let operands = encoder_attend::Operands { q, k, v, bias, out };
+        let operands = encoder_attend::Operands { q, k, v, bias, distances, out };
         encoder_attend::attend(&mut step, self.kernels, operands, query_start_loc.as_slice(), params)?;
+        Ok(result)
+    }
+
+    fn unfold(&self, x: &Tensor, query_start_loc: &Indices, reach: usize) -> Result<Tensor> {
+        check::unfold(x, query_start_loc)?;
+        let from = self.view(x)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, (2 * reach + 1) * from.cols)?;
+        step.for_rows(from.rows, to.cols, |row| {
+            let sequence = query_start_loc.run_of(row);
+            // SAFETY: rows of the new result are each one task's.
+            let places = unsafe { to.row_slice_mut(row) }.chunks_exact_mut(from.cols.max(1));
+            for (place, to) in places.enumerate() {
+                match (row + place).checked_sub(reach).filter(|other| sequence.contains(other)) {
+                    // SAFETY: sequences are of rows that exist, and nothing writes these.
+                    Some(other) => to.copy_from_slice(unsafe { from.row_slice(other) }),
+                    None => to.fill(0.0),
+                }
+            }
+        })?;
         Ok(result)
     }
 

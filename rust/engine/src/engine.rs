@@ -179,7 +179,7 @@ impl Engine {
             prompt_token_ids: request.prompt_token_ids,
             params: Arc::new(SamplingParams::default()),
             priority: request.priority,
-            cache_salt: None,
+            cache_salt: request.cache_salt,
             seed: 0,
             pooling: Some(Arc::new(input)),
         };

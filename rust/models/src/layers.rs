@@ -31,7 +31,7 @@ pub(crate) use attention::{Attention, SelfAttention};
 pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use encoder::{Encoder, EncoderEmbedding};
-pub(crate) use encoder_block::{EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
+pub(crate) use encoder_block::{ConvolvedBlock, EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, HeadLayer};
 pub(crate) use latent_attention::LatentAttention;

@@ -16,6 +16,7 @@ mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
+mod deberta;
 mod deepseek;
 mod distilbert;
 mod error;

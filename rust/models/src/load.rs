@@ -226,7 +226,7 @@ fn load_encoder(
 
 /// What encoders' checkpoints have besides the model that is asked for: position numbers, and the layers of heads.
 fn is_unused(name: &str, base: &str) -> bool {
-    const HEADS: [&str; 14] = [
+    const HEADS: [&str; 16] = [
         "classifier.",
         "cls.",
         "decoder.",
@@ -235,6 +235,8 @@ fn is_unused(name: &str, base: &str) -> bool {
         "generator_predictions.",
         "head.",
         "lm_head.",
+        "lm_predictions.",
+        "mask_predictions.",
         "pooler.",
         "pre_classifier.",
         "predictions.",

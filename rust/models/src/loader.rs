@@ -1,6 +1,7 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
 mod biased_experts;
+mod distances;
 mod encoder;
 mod experts;
 mod latent_attention;

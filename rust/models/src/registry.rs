@@ -12,8 +12,8 @@ use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
 use crate::{
-    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, glm4, gpt_neox,
-    gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
+    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deberta, deepseek, distilbert, falcon, gemma2, glm4,
+    gpt_neox, gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
 };
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
@@ -110,10 +110,11 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 const TOKENS: &str = "embeddings.tok_embeddings.weight";
 
 #[rustfmt::skip]
-const ENCODERS: [EncoderFamily; 10] = [
+const ENCODERS: [EncoderFamily; 11] = [
     EncoderFamily { prefix: "Albert", base: ("albert", WORDS), config: families::albert, build: albert::build, head: albert::head },
     EncoderFamily { prefix: "Bert", base: ("bert", WORDS), config: families::bert, build: bert::build, head: bert::head },
     EncoderFamily { prefix: "Camembert", base: ("roberta", WORDS), config: families::roberta, build: bert::build, head: bert::roberta_head },
+    EncoderFamily { prefix: "DebertaV2", base: ("deberta", WORDS), config: families::deberta_v2, build: deberta::build, head: deberta::head },
     EncoderFamily { prefix: "DistilBert", base: ("distilbert", WORDS), config: families::distilbert, build: distilbert::build, head: distilbert::head },
     EncoderFamily { prefix: "Electra", base: ("electra", WORDS), config: families::electra, build: bert::build, head: bert::electra_head },
     EncoderFamily { prefix: "MPNet", base: ("mpnet", WORDS), config: families::mpnet, build: mpnet::build, head: bert::roberta_head },

@@ -195,6 +195,28 @@ pub trait Backend: Debug + Send + Sync {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor>;
 
+    /// Each row of `x` among its neighbours, side by side in order: the rows of its sequence from `reach` before it to `reach`
+    /// after it, zeros where the sequence has none. `[rows, cols] -> [rows, (2 * reach + 1) * cols]`.
+    ///
+    /// A convolution over a sequence is a [`linear`](Self::linear) of it. `query_start_loc` is as in
+    /// [`encoder_attention`](Self::encoder_attention). By default it is put together on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when rows and sequences do not fit together.
+    fn unfold(&self, x: &Tensor, query_start_loc: &Indices, reach: usize) -> Result<Tensor> {
+        check::unfold(x, query_start_loc)?;
+        let (cols, places) = (x.cols(), 2 * reach + 1);
+        let mut values = vec![0.0; x.rows() * places * cols];
+        self.read_rows(x, &mut |row, elements| {
+            let sequence = query_start_loc.run_of(row);
+            for other in sequence.start.max(row.saturating_sub(reach))..sequence.end.min(row + reach + 1) {
+                let place = other * places + row + reach - other;
+                values[place * cols..(place + 1) * cols].copy_from_slice(elements);
+            }
+        })?;
+        self.tensor(&values, x.rows(), places * cols)
+    }
+
     /// `activation(x)`, elementwise.
     ///
     /// # Errors

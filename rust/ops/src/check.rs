@@ -1,8 +1,9 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
-    Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, Error, Expert, ExpertGroups,
+    GroupMetadata, HostMatrix, Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor,
+    Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -166,12 +167,8 @@ pub fn attention(
     rows("attention", "positions", &metadata.positions, q.rows())?;
     rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
     rows("attention", "block_table", &group.block_table, metadata.num_seqs() * group.max_blocks_per_seq)?;
+    sequences("attention", &metadata.query_start_loc, q.rows())?;
     let starts = metadata.query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )?;
     for (seq, &len) in metadata.seq_lens.as_slice().iter().enumerate() {
         let blocks = (len as usize).div_ceil(spec.block_size);
         require(blocks <= group.max_blocks_per_seq, "attention", || {
@@ -224,12 +221,34 @@ pub fn encoder_attention(
             format!("a relative bias of [{}, {}] for {num_heads} heads", bias.rows(), bias.cols())
         })?;
     }
-    let starts = query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "encoder_attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )
+    params.disentangled.as_ref().map_or(Ok(()), |distances| disentangled(distances, params))?;
+    sequences("encoder_attention", query_start_loc, q.rows())
+}
+
+/// Every row is of a sequence.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn unfold(x: &Tensor, query_start_loc: &Indices) -> Result<()> {
+    sequences("unfold", query_start_loc, x.rows())
+}
+
+fn disentangled(distances: &DisentangledParams, params: &EncoderAttentionParams) -> Result<()> {
+    let DisentangledParams { keys, queries, buckets } = distances;
+    let EncoderAttentionParams { num_heads, num_kv_heads, head_dim, .. } = params;
+    let op = "encoder_attention";
+    require(num_heads == num_kv_heads, op, || {
+        format!("distances of {num_heads} heads, but {num_kv_heads} key/value heads")
+    })?;
+    require(buckets.len() % 2 == 1, op, || format!("{} distances have no middle", buckets.len()))?;
+    for (name, of_distances) in [("keys", keys), ("queries", queries)] {
+        let Some(of_distances) = of_distances else { continue };
+        require(of_distances.cols() == num_heads * head_dim, op, || {
+            format!("{name} of distances of {} columns for {num_heads} heads of {head_dim}", of_distances.cols())
+        })?;
+        below(op, "bucket", buckets, of_distances.rows())?;
+    }
+    Ok(())
 }
 
 /// Rows have elements, and no more than float32 counts one by one.
@@ -318,6 +337,12 @@ pub fn expert_numbers(numbers: impl IntoIterator<Item = f32>, num_experts: usize
 /// [`Error::Shape`] naming the first that is not.
 pub fn gather_rows(x: &Tensor, indices: &Indices) -> Result<()> {
     below("gather_rows", "row", indices, x.rows())
+}
+
+fn sequences(op: &'static str, query_start_loc: &Indices, rows: usize) -> Result<()> {
+    let starts = query_start_loc.as_slice();
+    let covers = starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(rows as u32));
+    require(covers, op, || format!("query_start_loc {starts:?} for {rows} rows"))
 }
 
 fn vector(op: &'static str, name: &str, value: &Tensor, width: usize) -> Result<()> {

@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use attention::{AttentionCase, attention_table};
-pub use encoder::{EncoderCase, encoder_table};
+pub use encoder::{DistanceCase, EncoderCase, encoder_table};
 pub use lm_head::{LmHeadCase, lm_head_table};
 pub use moe::{MoeCase, moe_table};
 
@@ -142,6 +142,7 @@ pub fn cases() -> Vec<Case> {
     attention::attention_cases(&mut cases);
     moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
+    encoder::unfold_cases(&mut cases);
     lm_head::cases(&mut cases);
     cases
 }

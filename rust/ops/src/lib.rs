@@ -24,7 +24,7 @@ mod rope;
 mod tensor;
 mod weight;
 
-pub use attention::{AttentionMetadata, AttentionParams, EncoderAttentionParams, GroupMetadata};
+pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, GroupMetadata};
 pub use backend::{Activation, Backend};
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -5,6 +5,7 @@ mod alibi;
 mod bert;
 mod bloom;
 mod cohere;
+mod deberta;
 mod deepseek;
 mod distilbert;
 mod ernie;
@@ -42,6 +43,7 @@ pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
 pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
+pub(crate) use deberta::deberta_v2;
 pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
 pub(crate) use distilbert::distilbert;
 pub(crate) use ernie::ernie4_5;
@@ -222,9 +224,10 @@ fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> 
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
+        "tanh" => Ok(Activation::Tanh),
         _ => {
-            Err(fields
-                .invalid(name, "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu"))
+            let allowed = "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, tanh";
+            Err(fields.invalid(name, allowed))
         }
     }
 }
