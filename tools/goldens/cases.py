@@ -12,6 +12,7 @@ from typing import Any
 from case import Case, rotary
 from classic_cases import CLASSIC_CASES
 from decoder_cases import DECODER_CASES
+from gemma4_cases import GEMMA4_CASES
 from transformers import (
     GPT2Config,
     LlamaConfig,
@@ -191,6 +192,7 @@ MODEL_CASES: tuple[Case, ...] = (
     ),
     *DECODER_CASES,
     *CLASSIC_CASES,
+    *GEMMA4_CASES,
 )
 
 CHAT_VOCAB_SIZE = 384

@@ -7,8 +7,8 @@ use rustllm_ops::conformance::{
     random_weight, rows_of,
 };
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
-    RopeTable, Tensor,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheKind,
+    KvCacheSpec, Result, RopeTable, Tensor,
 };
 
 type Op<'a> = Box<dyn Fn(Tensor, &[u32]) -> Result<Tensor> + 'a>;
@@ -175,6 +175,18 @@ fn elementwise() {
             }))
         },
     );
+    check(
+        "mul_assign",
+        cols,
+        |_| true,
+        |backend| {
+            Ok(Box::new(|mut x, _| {
+                let y = x.clone();
+                backend.mul_assign(&mut x, &y)?;
+                Ok(x)
+            }))
+        },
+    );
 }
 
 #[test]
@@ -201,11 +213,9 @@ fn chunked(
     chunks: &[usize],
     table: &[u32],
 ) -> Result<Vec<Vec<u32>>> {
-    let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.shape;
+    let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = case.shape;
     let spec = KvCacheSpec {
-        groups: KvCacheGroup::cut(&[case.shape.sliding_window]),
-        num_kv_heads,
-        head_dim,
+        groups: KvCacheGroup::cut(&[KvCacheKind { sliding_window, num_kv_heads, head_dim }]),
         block_size: case.block_size,
         num_blocks: 1 + *table.iter().max().expect("a block") as usize,
         dtype: case.dtype,

@@ -296,15 +296,15 @@ impl<'a> Loader<'a> {
     }
 
     /// Takes note of a tensor that is not needed, should it be there.
-    fn ignore(&self, name: &str) {
+    pub(crate) fn ignore(&self, name: &str) {
         self.loading.used.borrow_mut().insert(self.full(name));
     }
 
-    /// Factor on the embeddings, rounded as the table is: models are trained with it in the table's element type.
-    pub(crate) fn embedding_multiplier(&self, config: &ModelConfig) -> f32 {
+    /// Factor on rows of a table, rounded as the table is: models are trained with it in the table's element type.
+    pub(crate) fn rounded_multiplier(&self, multiplier: f32) -> f32 {
         match self.loading.formats.table {
-            WeightFormat::Dense(dtype) => dtype.round(config.multipliers.embedding),
-            _ => config.multipliers.embedding,
+            WeightFormat::Dense(dtype) => dtype.round(multiplier),
+            _ => multiplier,
         }
     }
 
@@ -322,6 +322,18 @@ impl<'a> Loader<'a> {
                 Ok(Norm::Layer { weight, bias, eps })
             }
         }
+    }
+
+    /// A root mean square norm whose weight is the tensor `name` times `factor`, ones where there is no tensor.
+    pub(crate) fn scaled_norm(&self, name: Option<&str>, width: usize, factor: f32, eps: f32) -> Result<Norm> {
+        let weight = name.map_or_else(|| Ok(vec![1.0; width]), |name| self.values(name, width))?;
+        let scaled: Vec<f32> = weight.iter().map(|weight| weight * factor).collect();
+        Ok(Norm::Rms { weight: self.vector(&scaled)?, eps })
+    }
+
+    /// The number that the tensor `name` holds.
+    pub(crate) fn scalar(&self, name: &str) -> Result<f32> {
+        Ok(self.values(name, 1)?[0])
     }
 
     /// The score of each head's attention sink.

@@ -12,8 +12,8 @@ use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
 use crate::{
-    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, glm4, gpt_neox,
-    gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
+    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, gemma4, glm4,
+    gpt_neox, gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
 };
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
@@ -44,6 +44,10 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
+    Architecture { name: "Gemma4ForCausalLM", config: families::gemma4, build: gemma4::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma4ForConditionalGeneration", config: families::gemma4_text_of_media, build: gemma4::build_text, is_buffer: gemma4::is_media_tensor },
+    Architecture { name: "Gemma4UnifiedForCausalLM", config: families::gemma4_unified, build: gemma4::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma4UnifiedForConditionalGeneration", config: families::gemma4_unified_text_of_media, build: gemma4::build_text, is_buffer: gemma4::is_media_tensor },
     Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Glm4ForCausalLM", config: families::glm, build: glm4::build, is_buffer: llama::is_buffer },
     Architecture { name: "GlmForCausalLM", config: families::glm, build: llama::build, is_buffer: llama::is_buffer },

@@ -119,6 +119,12 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when the shapes differ.
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()>;
 
+    /// `x *= y`, element by element.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the shapes differ.
+    fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()>;
+
     /// `residual += x`, then its [`rms_norm`](Self::rms_norm).
     ///
     /// # Errors
@@ -212,6 +218,12 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for more choices than experts or groups that do not divide them.
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing>;
+
+    /// Multiplies each weight of `routing` by what `scales`, `[1, num_experts]`, has for its expert, in place.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the routing names an expert that `scales` has no number for.
+    fn scale_experts(&self, routing: &mut Routing, scales: &Tensor) -> Result<()>;
 
     /// The sum, in the order of the experts' numbers, of what each row's experts make of it, times their weights:
     /// `sum(weight * down(activation(gate_up(x))))`, as wide as `x`.

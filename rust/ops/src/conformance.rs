@@ -11,7 +11,7 @@ use std::fmt;
 
 use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, Error, GroupMetadata, HostMatrix, KvCacheDType,
-    KvCacheGroup, KvCacheSpec, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat, check,
+    KvCacheGroup, KvCacheKind, KvCacheSpec, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat, check,
 };
 
 pub use encoder::{EncoderCase, encoder_table};
@@ -347,6 +347,11 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
             backend.add_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
             rows_of(backend, &x)
         }));
+        cases.push(Case::new(format!("mul_assign [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols, 15)?;
+            backend.mul_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
+            rows_of(backend, &x)
+        }));
     }
 }
 
@@ -491,13 +496,11 @@ impl AttentionCase {
     /// # Errors
     /// What an op fails with.
     pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
+        let AttentionParams { sliding_window, num_kv_heads, head_dim, .. } = self.shape;
+        let kind = KvCacheKind { sliding_window, num_kv_heads, head_dim };
+        let wider = KvCacheKind { sliding_window: None, num_kv_heads: num_kv_heads + 1, head_dim: 3 * head_dim };
         let cache = backend.alloc_kv_cache(&KvCacheSpec {
-            groups: vec![
-                KvCacheGroup { sliding_window: None, layers: vec![0] },
-                KvCacheGroup { sliding_window: self.shape.sliding_window, layers: vec![1, 2] },
-            ],
-            num_kv_heads: self.shape.num_kv_heads,
-            head_dim: self.shape.head_dim,
+            groups: vec![KvCacheGroup { kind: wider, layers: vec![0] }, KvCacheGroup { kind, layers: vec![1, 2] }],
             block_size: self.block_size,
             num_blocks: self.num_blocks(),
             dtype: self.dtype,

@@ -10,6 +10,7 @@ mod distilbert;
 mod ernie;
 mod falcon;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt2;
 mod gpt_neox;
@@ -47,6 +48,7 @@ pub(crate) use distilbert::distilbert;
 pub(crate) use ernie::ernie4_5;
 pub(crate) use falcon::falcon;
 pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
+pub(crate) use gemma4::{gemma4, gemma4_text_of_media, gemma4_unified, gemma4_unified_text_of_media};
 pub(crate) use glm::glm;
 pub(crate) use gpt_neox::gpt_neox;
 pub(crate) use gpt_oss::gpt_oss;
@@ -172,7 +174,8 @@ impl Decoder {
             attention: self.attention,
             feed_forward: self.feed_forward,
             norm: self.norm,
-            layers: vec![LayerConfig { attention_scale, sliding_window: None, rope: None }; self.num_layers],
+            layers: vec![LayerConfig::new(attention_scale); self.num_layers],
+            per_layer_input: None,
             multipliers: Multipliers::default(),
             moe: None,
             logit_soft_cap: None,
