@@ -6,6 +6,7 @@ from typing import Any
 
 from case import Case, rotary
 from transformers import (
+    ArceeConfig,
     Cohere2Config,
     CohereConfig,
     Ernie4_5Config,
@@ -267,6 +268,14 @@ DECODER_CASES: tuple[Case, ...] = (
         ),
         spelling="v4",
         prompt_lengths=LENGTHS,
+    ),
+    Case(
+        "arcee",
+        "a squared ReLU without a gate, biases in the feed-forward layers",
+        ArceeConfig,
+        _small(mlp_bias=True, vocab_size=160),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
     ),
     Case(
         "starcoder2",

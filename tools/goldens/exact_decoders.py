@@ -33,6 +33,7 @@ class Family:
 GEMMA = Family("sandwich", "rms+1", scaled_embeddings=True)
 COHERE = Family("parallel", "layer", "layer_norm_eps", interleaved=True)
 FAMILIES = {
+    "arcee": Family(plain_mlp=True),
     "cohere": COHERE,
     "cohere2": COHERE,
     "ernie4_5": Family(interleaved=True),
@@ -125,6 +126,9 @@ class _Model:
     def mlp(self, x: Array, name: str) -> Array:
         if exact_moe.is_mixture(self.t, name):
             return exact_moe.feed_forward(self.c, self.t, name, x)
+        if self.family.plain_mlp and self.c["hidden_act"] == "relu2":
+            inner = np.maximum(self.linear(x, f"{name}.up_proj"), 0) ** 2
+            return self.linear(inner, f"{name}.down_proj")
         if self.family.plain_mlp:
             return self.linear(_gelu_tanh(self.linear(x, f"{name}.c_fc")), f"{name}.c_proj")
         if f"{name}.gate_up_proj.weight" in self.t:

@@ -157,7 +157,14 @@ fn fused_norms_are_the_ops_they_are_made_of() {
 #[test]
 fn elementwise() {
     let cols = 1030;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+    for activation in [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Tanh,
+    ] {
         let name = format!("{activation:?}");
         check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.activation(&x, activation))));
         let name = format!("gated {activation:?}");

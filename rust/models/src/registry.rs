@@ -33,6 +33,7 @@ pub(crate) struct Architecture {
 
 #[rustfmt::skip]
 const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "ArceeForCausalLM", config: families::arcee, build: starcoder2::build_arcee, is_buffer: llama::is_buffer },
     Architecture { name: "BloomForCausalLM", config: families::bloom, build: bloom::build, is_buffer: none },
     Architecture { name: "CodeGenForCausalLM", config: families::codegen, build: gptj::build, is_buffer: gptj::is_buffer },
     Architecture { name: "Cohere2ForCausalLM", config: families::cohere2, build: cohere::build, is_buffer: llama::is_buffer },

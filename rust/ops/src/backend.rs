@@ -16,6 +16,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²` (arXiv:2109.08668).
+    ReluSquared,
     /// The hyperbolic tangent.
     Tanh,
 }

@@ -316,7 +316,14 @@ fn norm_cases(cases: &mut Vec<Case>) {
 fn elementwise_cases(cases: &mut Vec<Case>) {
     // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
     let tolerance = 2e-6;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+    for activation in [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Tanh,
+    ] {
         for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
             cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
                 rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)

@@ -106,6 +106,7 @@ fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
         Activation::Relu => x.relu()?,
+        Activation::ReluSquared => x.relu()?.sqr()?,
         Activation::Tanh => x.tanh()?,
     })
 }

@@ -55,7 +55,7 @@ pub(crate) use gpt_oss::gpt_oss;
 pub(crate) use gpt2::{gpt_bigcode, gpt2};
 pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
-pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use llama::{arcee, llama, mistral, qwen2, qwen3};
 pub(crate) use modernbert::modernbert;
 pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
 pub(crate) use mpnet::mpnet;
@@ -225,10 +225,11 @@ fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> 
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
-        _ => {
-            Err(fields
-                .invalid(name, "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu"))
-        }
+        "relu2" => Ok(Activation::ReluSquared),
+        _ => Err(fields.invalid(
+            name,
+            "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, relu2",
+        )),
     }
 }
 
