@@ -518,9 +518,16 @@ fn rms_norm_row(kernels: &Kernels, from: View, weight: View, to: View, row: usiz
     }
 }
 
-/// Normalizes a row. Shapes are checked, the row of `to` the caller's alone.
+/// Normalizes every run of `weight.cols` columns of a row by its row of the weight. Shapes are checked, the row of `to` the
+/// caller's alone.
 fn layer_norm_row(kernels: &Kernels, from: View, (weight, bias): (View, Option<View>), to: View, row: usize, eps: f32) {
-    let bias = bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const());
-    // SAFETY: weight and bias are as wide as the row.
-    unsafe { (kernels.layer_norm)(from.row(row), weight.row(0), bias, to.row(row), from.cols, eps) };
+    for run in 0..weight.rows {
+        let start = run * weight.cols;
+        let bias = bias.map_or(std::ptr::null(), |bias| bias.row(run).cast_const());
+        // SAFETY: the runs fill the rows, which exist; weight and bias have a row for each; the row of `to` is the caller's alone.
+        unsafe {
+            let (from, to) = (from.row(row).add(start), to.row(row).add(start));
+            (kernels.layer_norm)(from, weight.row(run), bias, to, weight.cols, eps);
+        }
+    }
 }

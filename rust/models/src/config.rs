@@ -144,6 +144,8 @@ pub enum QkNorm {
     Head,
     /// All heads of a token together.
     Row,
+    /// Each head by mean and variance, with a weight of its own.
+    EachHead,
 }
 
 /// The feed-forward layers.

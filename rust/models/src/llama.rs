@@ -59,6 +59,7 @@ pub(crate) fn attention(loader: &Loader<'_>, config: &ModelConfig, layer: usize)
             None => None,
             Some(QkNorm::Head) => Some(norms(head_dim, head_dim)?),
             Some(QkNorm::Row) => Some(norms(q, kv)?),
+            Some(QkNorm::EachHead) => Some(loader.norms_of_each_head(config, layer)?),
         },
         rope: loader.rope(config, layer)?,
         clip_qkv: None,

@@ -222,11 +222,11 @@ impl<'a> Loader<'a> {
     ) -> Result<Linear> {
         let (hidden, bias) = (config.hidden_size, config.attention.qkv_bias);
         let sizes = [config.q_size(), config.kv_size(), config.kv_size()];
-        let Some(rope) = config.layers[layer].rope.as_ref().filter(|rope| rope.interleaved) else {
+        let order = qkv::rotary_order(config, layer);
+        if order.is_none() {
             let [q, k, v] = parts;
             return self.fused_linear(fused, &[(q, sizes[0]), (k, sizes[1]), (v, sizes[2])], hidden, bias);
-        };
-        let order = Some((rope.rotary_dim, config.attention.head_dim));
+        }
         let part = |i: usize| Part { order: order.filter(|_| i < 2), ..Part::new(parts[i], sizes[i]) };
         self.side_by_side(&[part(0), part(1), part(2)], hidden, bias)
     }

@@ -73,7 +73,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen3MoeForCausalLM", config: families::qwen3_moe, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "SmolLM3ForCausalLM", config: families::smollm3, build: llama::build, is_buffer: llama::is_buffer },
-    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: cohere::build_stablelm, is_buffer: llama::is_buffer },
     Architecture { name: "Starcoder2ForCausalLM", config: families::starcoder2, build: starcoder2::build, is_buffer: llama::is_buffer },
 ];
 

@@ -109,10 +109,11 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when the weight's width does not divide the row.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
 
-    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over each row.
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over each row; with a weight of several rows, over as many runs of
+    /// its width, of which the n-th has the n-th row: heads with weights of their own.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when weight or bias have another width than `x`.
+    /// [`Error::Shape`](crate::Error::Shape) when weight or bias have another number of elements than a row of `x`.
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor>;
 
     /// `x += y`.

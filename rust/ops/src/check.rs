@@ -76,13 +76,16 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor) -> Result<()> {
     })
 }
 
-/// Weight and bias are as wide as the row.
+/// Weight and bias have an element for each of the row's.
 ///
 /// # Errors
-/// [`Error::Shape`] with the widths.
+/// [`Error::Shape`] with the sizes.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
-    vector("layer_norm", "weight", weight, x.cols())?;
-    bias.map_or(Ok(()), |bias| vector("layer_norm", "bias", bias, x.cols()))
+    let (runs, width) = (weight.rows(), weight.cols());
+    require(runs > 0 && runs * width == x.cols(), "layer_norm", || {
+        format!("weight is [{runs}, {width}] for rows of {}", x.cols())
+    })?;
+    bias.map_or(Ok(()), |bias| same_shape("layer_norm", weight, bias))
 }
 
 /// Two tensors of one shape.

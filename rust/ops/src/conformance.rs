@@ -307,6 +307,14 @@ fn norm_cases(cases: &mut Vec<Case>) {
             Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
         }));
     }
+    for bias in [false, true] {
+        let name = format!("layer_norm of each head, [5, 4 x 40], bias {bias}");
+        cases.push(Case::new(name, tolerance, move |backend| {
+            let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
+            let (weight, shift) = (random_tensor(backend, 4, 40, 13)?, random_tensor(backend, 4, 40, 14)?);
+            rows_of(backend, &backend.layer_norm(&x, &weight, bias.then_some(&shift), eps)?)
+        }));
+    }
     cases.push(Case::new("rms_norm of each head, [5, 4 x 40]".into(), tolerance, move |backend| {
         let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
         rows_of(backend, &backend.rms_norm(&x, &random_tensor(backend, 1, 40, 13)?, eps)?)

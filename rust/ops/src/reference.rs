@@ -183,15 +183,15 @@ impl Backend for ReferenceBackend {
 
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
         check::layer_norm(x, weight, bias)?;
-        let x = candle(x)?;
-        let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(1)?;
+        let runs = candle(x)?.reshape((x.rows(), weight.rows(), weight.cols()))?;
+        let centred = runs.broadcast_sub(&runs.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let normed = centred.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
-        let scaled = normed.broadcast_mul(&candle(weight)?)?;
-        match bias {
-            Some(bias) => wrap(scaled.broadcast_add(&candle(bias)?)?),
-            None => wrap(scaled),
+        let mut scaled = normed.broadcast_mul(&candle(weight)?)?;
+        if let Some(bias) = bias {
+            scaled = scaled.broadcast_add(&candle(bias)?)?;
         }
+        wrap(scaled.reshape((x.rows(), x.cols()))?)
     }
 
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {

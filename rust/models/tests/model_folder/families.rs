@@ -75,19 +75,17 @@ fn unsupported(architecture: &str, field: &str, value: Value) {
 
 #[test]
 fn what_a_family_does_not_have_is_refused() {
-    unsupported("CohereForCausalLM", "use_qk_norm", json!(true));
     unsupported("CohereForCausalLM", "sliding_window", json!(8));
     unsupported("Ernie4_5ForCausalLM", "attention_bias", json!(true));
     unsupported("Gemma3ForCausalLM", "use_bidirectional_attention", json!(true));
     unsupported("GemmaForCausalLM", "attn_logit_softcapping", json!(50.0));
     unsupported("Glm4ForCausalLM", "use_qk_norm", json!(true));
+    unsupported("Cohere2ForCausalLM", "use_qk_norm", json!(true));
     unsupported("GlmForCausalLM", "mlp_bias", json!(true));
     unsupported("GraniteForCausalLM", "num_local_experts", json!(4));
     unsupported("Olmo2ForCausalLM", "clip_qkv", json!(8.0));
     unsupported("Phi3ForCausalLM", "attention_bias", json!(true));
     unsupported("SmolLM3ForCausalLM", "partial_rotary_factor", json!(0.5));
-    unsupported("StableLmForCausalLM", "qk_layernorm", json!(true));
-    unsupported("StableLmForCausalLM", "use_parallel_residual", json!(true));
     unsupported("Starcoder2ForCausalLM", "attn_logit_softcapping", json!(1.0));
     unsupported("LlamaForCausalLM", "logits_scaling", json!(8.0));
     unsupported("Qwen3ForCausalLM", "no_rope_layers", json!([1, 0]));
