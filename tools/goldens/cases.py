@@ -174,6 +174,15 @@ MODEL_CASES: tuple[Case, ...] = (
         dtype="bfloat16",
     ),
     Case(
+        "qwen3_fp8",
+        "projections in FP8 with a scale for each block, the last blocks narrower than the others",
+        Qwen3Config,
+        rotary(40, 4, 2, 56, head_dim=12, vocab_size=256, tie_word_embeddings=True),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
+        fp8=True,
+    ),
+    Case(
         "gpt2",
         "transposed (Conv1D) weights, fused qkv, learned positions, tied output",
         GPT2Config,

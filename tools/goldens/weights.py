@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fp8
 import mxfp4
 import numpy as np
 import torch
@@ -92,6 +93,9 @@ def build_model(case: Case) -> PreTrainedModel:
             value = _draw(case, name, tuple(parameter.shape), config.tie_word_embeddings)
             if case.mxfp4 and mxfp4.is_packed(name):
                 value = mxfp4.dequantized(*mxfp4.quantized(value))
+            if case.fp8 and fp8.is_packed(name):
+                packed = fp8.quantized(torch.from_numpy(value))
+                value = fp8.dequantized(*packed).numpy()
             parameter.copy_(torch.from_numpy(value))
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
@@ -102,6 +106,16 @@ def build_model(case: Case) -> PreTrainedModel:
                 buffer.copy_(torch.from_numpy(0.8 + 0.1 * noise))
     model.to(getattr(torch, case.dtype))
     return model
+
+
+def before_packing(case: Case) -> dict[str, torch.Tensor]:
+    """What a case's weights in FP8 were drawn as."""
+    model = AutoModelForCausalLM.from_config(case.config(), dtype=torch.float32)
+    return {
+        name: torch.from_numpy(_draw(case, name, tuple(parameter.shape), tied=False))
+        for name, parameter in model.named_parameters()
+        if fp8.is_packed(name)
+    }
 
 
 def save_model(case: Case, folder: Path) -> None:

@@ -13,6 +13,7 @@ pub(crate) mod encoder;
 pub(crate) mod families;
 pub(crate) mod fields;
 mod moe;
+mod quantization;
 mod rope;
 
 use std::path::Path;
@@ -25,6 +26,7 @@ use crate::registry::{self, Architecture, Found};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
 pub use moe::{MoeConfig, SharedExpertConfig};
+pub use quantization::Fp8Config;
 
 /// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,6 +63,8 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Longest sequence, prompt and output: what the positions reach, or less if the user asked for less.
     pub max_model_len: usize,
+    /// How weights in FP8 are scaled, if the checkpoint says that it has any.
+    pub fp8: Option<Fp8Config>,
     /// Element type the checkpoint says it has.
     pub dtype: Option<DType>,
     /// Tokens that end a sequence: `generation_config.json`'s, else `config.json`'s.
@@ -258,7 +262,9 @@ impl ModelConfig {
 
     /// Reads the fields of a `config.json` as `architecture` does.
     pub(crate) fn read(dir: &Path, fields: &Fields, architecture: &'static Architecture) -> Result<Self, LoadError> {
-        let mut config = (architecture.config)(fields, architecture.name)?;
+        let (fields, fp8) = quantization::take_fp8(fields)?;
+        let mut config = (architecture.config)(&fields, architecture.name)?;
+        config.fp8 = fp8;
         if let Some(generation) = Fields::read(&dir.join("generation_config.json"))? {
             let ids = generation.token_ids("eos_token_id")?;
             if !ids.is_empty() {

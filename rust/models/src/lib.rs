@@ -52,8 +52,8 @@ use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
 pub use config::{
-    AttentionConfig, BlockKind, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers,
-    NormConfig, NormKind, PerLayerInputConfig, QkNorm, SharedExpertConfig,
+    AttentionConfig, BlockKind, FeedForwardConfig, Fp8Config, LatentConfig, LayerConfig, ModelConfig, MoeConfig,
+    Multipliers, NormConfig, NormKind, PerLayerInputConfig, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
 pub use load::load;

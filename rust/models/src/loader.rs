@@ -3,10 +3,12 @@
 mod biased_experts;
 mod encoder;
 mod experts;
+mod fp8;
 mod latent_attention;
 mod layers;
 mod mxfp4;
 mod owned_matrix;
+mod pieces;
 mod qkv;
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +18,7 @@ use std::fmt::{self, Display};
 use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
-use crate::config::{NormConfig, NormKind};
+use crate::config::{Fp8Config, NormConfig, NormKind};
 use crate::layers::{Linear, Norm};
 use crate::rope::RopeConfig;
 use crate::{LoadError, ModelConfig};
@@ -58,6 +60,8 @@ pub(crate) struct Loading<'a> {
     formats: Formats,
     /// Whether the output projection is wanted.
     generates: bool,
+    /// Blocks of weights in FP8, where there may be any.
+    pub(crate) fp8: Option<Fp8Config>,
     total_bytes: u64,
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
@@ -81,6 +85,7 @@ impl<'a> Loading<'a> {
             checkpoint,
             formats,
             generates,
+            fp8: None,
             total_bytes: checkpoint.total_bytes(),
             used: RefCell::default(),
             bytes: Cell::new(0),
@@ -232,9 +237,11 @@ impl<'a> Loader<'a> {
     }
 
     fn side_by_side(&self, parts: &[Part<'_>], in_features: usize, bias: bool) -> Result<Linear> {
+        let stored = parts.iter().map(|part| self.stored_matrix(part.name, part.out_features, in_features));
+        let stored = stored.collect::<Result<Vec<_>>>()?;
         let (mut matrices, mut ordered, mut biases) = (Vec::new(), Vec::new(), Vec::new());
-        for part in parts {
-            let matrix = self.matrix(&format!("{}.weight", part.name), part.out_features, in_features)?;
+        for (part, stored) in parts.iter().zip(&stored) {
+            let matrix = stored.view()?;
             let row_bytes = in_features * matrix.dtype.size();
             let row = |row: usize| &matrix.bytes[row * row_bytes..(row + 1) * row_bytes];
             ordered.push(part.order.map(|_| part.rows().flat_map(row).copied().collect::<Vec<u8>>()));

@@ -251,3 +251,24 @@ fn gemma4_shares_what_the_last_layer_of_a_type_keeps() {
     assert!(found.layers[3..].iter().all(|layer| layer.intermediate_size == wide));
     assert_eq!(found.kv_cache_kinds().len(), 3);
 }
+
+#[test]
+fn fp8_is_read_in_the_forms_that_are_unpacked() {
+    let folder = |quantization: Value| Folder::llama().with("quantization_config", quantization);
+    let block = |quantization: Value| config(&folder(quantization)).fp8.map(|fp8| (fp8.block_rows, fp8.block_cols));
+    let weights =
+        |strategy: &str| json!({"type": "float", "num_bits": 8, "strategy": strategy, "block_structure": [4, 2]});
+    let groups = |strategy: &str| {
+        json!({"quant_method": "compressed-tensors", "format": "float-quantized",
+            "config_groups": {"group_0": {"weights": weights(strategy)}}})
+    };
+    assert_eq!(block(Value::Null), None);
+    assert_eq!(block(json!({"quant_method": "fp8"})), Some((128, 128)));
+    assert_eq!(block(json!({"quant_method": "fp8", "weight_block_size": [64, 32]})), Some((64, 32)));
+    assert_eq!(block(groups("block")), Some((4, 2)));
+    refused(&folder(json!({"quant_method": "fp8", "fmt": "e5m2"})), &["quantization_config.fmt must be e4m3"]);
+    refused(&folder(json!({"quant_method": "fp8", "weight_block_size": [64]})), &["weight_block_size must be two"]);
+    refused(&folder(groups("group")), &["strategy must be one of tensor, channel, block"]);
+    let packed = json!({"quant_method": "compressed-tensors", "format": "pack-quantized"});
+    refused(&folder(packed), &["quantization_config", "LlamaForCausalLM"]);
+}

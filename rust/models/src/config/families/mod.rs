@@ -182,6 +182,7 @@ impl Decoder {
             tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
             max_position_embeddings: self.positions,
             max_model_len: self.positions,
+            fp8: None,
             dtype: dtype(fields)?,
             eos_token_ids: fields.token_ids("eos_token_id")?,
         })
