@@ -2,7 +2,9 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{Case, attention_table, cases, encoder_table, moe_table, random_tensor};
-use rustllm_ops::{AttentionParams, Backend, DisentangledParams, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
+use rustllm_ops::{
+    AttentionParams, Backend, DisentangledParams, Error, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec,
+};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
@@ -43,10 +45,9 @@ fn instruction_sets_and_threads_agree_bit_for_bit() {
 #[test]
 fn refuses_blocks_that_do_not_hold_whole_vectors() {
     let backend = backend(Isa::Scalar, 1);
+    let kind = KvCacheKind { sliding_window: None, num_kv_heads: 1, head_dim: 8 };
     let spec = |block_size| KvCacheSpec {
-        groups: KvCacheGroup::cut(&[None]),
-        num_kv_heads: 1,
-        head_dim: 8,
+        groups: KvCacheGroup::cut(&[kind]),
         block_size,
         num_blocks: 2,
         dtype: KvCacheDType::F32,

@@ -77,13 +77,16 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor) -> Result<()> {
     })
 }
 
-/// Weight and bias are as wide as the row.
+/// Weight and bias have an element for each of the row's.
 ///
 /// # Errors
-/// [`Error::Shape`] with the widths.
+/// [`Error::Shape`] with the sizes.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
-    vector("layer_norm", "weight", weight, x.cols())?;
-    bias.map_or(Ok(()), |bias| vector("layer_norm", "bias", bias, x.cols()))
+    let (runs, width) = (weight.rows(), weight.cols());
+    require(runs > 0 && runs * width == x.cols(), "layer_norm", || {
+        format!("weight is [{runs}, {width}] for rows of {}", x.cols())
+    })?;
+    bias.map_or(Ok(()), |bias| same_shape("layer_norm", weight, bias))
 }
 
 /// Two tensors of one shape.
@@ -124,10 +127,10 @@ pub fn fill_heads(x: &Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] naming what does not fit.
 pub fn write_kv(k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
-    let (spec, group) = (&layer.spec, group("write_kv", layer, metadata)?);
+    let (spec, kind, group) = (&layer.spec, layer.kind(), group("write_kv", layer, metadata)?);
     same_shape("write_kv", k, v)?;
-    require(k.cols() == spec.num_kv_heads * spec.head_dim, "write_kv", || {
-        format!("rows of {} into {} heads of {}", k.cols(), spec.num_kv_heads, spec.head_dim)
+    require(k.cols() == kind.columns(), "write_kv", || {
+        format!("rows of {} into {} heads of {}", k.cols(), kind.num_kv_heads, kind.head_dim)
     })?;
     rows("write_kv", "slot_mapping", &group.slot_mapping, k.rows())?;
     below("write_kv", "slot", &group.slot_mapping, spec.num_blocks * spec.block_size)
@@ -148,15 +151,15 @@ pub fn attention(
     metadata: &AttentionMetadata,
     params: &AttentionParams,
 ) -> Result<()> {
-    let (spec, group) = (&layer.spec, group("attention", layer, metadata)?);
+    let (spec, kind, group) = (&layer.spec, layer.kind(), group("attention", layer, metadata)?);
     require(
-        params.head_dim == spec.head_dim
-            && params.num_kv_heads == spec.num_kv_heads
+        params.head_dim == kind.head_dim
+            && params.num_kv_heads == kind.num_kv_heads
             && params.num_kv_heads > 0
             && params.num_heads.is_multiple_of(params.num_kv_heads)
             && q.cols() == params.num_heads * params.head_dim,
         "attention",
-        || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), spec.num_kv_heads, spec.head_dim),
+        || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), kind.num_kv_heads, kind.head_dim),
     )?;
     for (name, of_heads) in [("alibi_slopes", &params.alibi_slopes), ("sinks", &params.sinks)] {
         of_heads.as_ref().map_or(Ok(()), |values| vector("attention", name, values, params.num_heads))?;
@@ -296,6 +299,17 @@ pub fn route(logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> 
         format!("{} of {experts} experts in {num_groups} groups, {topk_group} of them chosen", params.top_k)
     })?;
     bias.map_or(Ok(()), |bias| vector("route", "bias", bias, experts))
+}
+
+/// `scales` is a vector, and has a number for `expert`, which it returns the place of.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn scale_of_expert(expert: f32, scales: &Tensor) -> Result<usize> {
+    let number = expert as usize;
+    let fits = scales.rows() == 1 && number as f32 == expert && number < scales.cols();
+    require(fits, "scale_experts", || format!("expert {expert} of [{}, {}] scales", scales.rows(), scales.cols()))?;
+    Ok(number)
 }
 
 /// Rows, routing and experts fit together, and all experts are of one shape.

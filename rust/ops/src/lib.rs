@@ -29,7 +29,7 @@ pub use backend::{Activation, Backend};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
-pub use kv_cache_groups::KvCacheGroup;
+pub use kv_cache_groups::{KvCacheGroup, KvCacheKind};
 pub use lm_head::{LmHeadParams, Predictions};
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
 pub use reference::ReferenceBackend;

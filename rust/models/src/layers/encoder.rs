@@ -85,7 +85,7 @@ impl Model for Encoder {
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
-        KvCacheSpec { groups: Vec::new(), num_kv_heads: 1, head_dim: 1, block_size, num_blocks, dtype }
+        KvCacheSpec { groups: Vec::new(), block_size, num_blocks, dtype }
     }
 
     fn vocab_size(&self) -> usize {
