@@ -14,7 +14,7 @@ use rustllm::cpu::CpuBackend;
 use rustllm::ops::conformance::{random_tensor, random_weight};
 use rustllm::ops::{
     AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, Indices, KvCache, KvCacheDType, KvCacheGroup,
-    KvCacheSpec, LmHeadParams, Result, Tensor, Weight, WeightFormat,
+    KvCacheKind, KvCacheSpec, LmHeadParams, Result, Tensor, Weight, WeightFormat,
 };
 use weights::{WEIGHT_BYTES, backend, weight_bytes, weights};
 
@@ -120,16 +120,18 @@ fn batch(num_seqs: usize, context: usize, rows: usize) -> AttentionMetadata {
 }
 
 /// `num_layers` layers of full attention.
-fn layers(num_layers: usize) -> Vec<KvCacheGroup> {
-    KvCacheGroup::cut(&vec![None; num_layers])
+fn layers(num_layers: usize, num_kv_heads: usize, head_dim: usize) -> Vec<KvCacheGroup> {
+    KvCacheGroup::cut(&vec![KvCacheKind { sliding_window: None, num_kv_heads, head_dim }; num_layers])
 }
 
 /// A cache of as many layers as it takes to be larger than the processor's caches, filled.
 fn filled_cache(backend: &CpuBackend, spec: &KvCacheSpec, num_seqs: usize, context: usize) -> Result<KvCache> {
     let layer_bytes = backend.kv_cache_block_bytes(spec) * spec.num_blocks;
-    let spec = KvCacheSpec { groups: layers(WEIGHT_BYTES.div_ceil(layer_bytes)), ..spec.clone() };
+    let KvCacheKind { num_kv_heads, head_dim, .. } = spec.groups[0].kind;
+    let groups = layers(WEIGHT_BYTES.div_ceil(layer_bytes), num_kv_heads, head_dim);
+    let spec = KvCacheSpec { groups, ..spec.clone() };
     let cache = backend.alloc_kv_cache(&spec)?;
-    let kv = random_tensor(backend, num_seqs * context, spec.num_kv_heads * spec.head_dim, 2)?;
+    let kv = random_tensor(backend, num_seqs * context, num_kv_heads * head_dim, 2)?;
     let all = batch(num_seqs, context, context);
     for layer in 0..spec.num_layers() {
         backend.write_kv(&kv, &kv, cache.layer(layer), &all)?;
@@ -149,9 +151,7 @@ fn attention(criterion: &mut Criterion) {
             {
                 let num_blocks = num_seqs * context / BLOCK_SIZE;
                 let spec = KvCacheSpec {
-                    groups: layers(1),
-                    num_kv_heads,
-                    head_dim,
+                    groups: layers(1, num_kv_heads, head_dim),
                     block_size: BLOCK_SIZE,
                     num_blocks,
                     dtype,

@@ -13,12 +13,14 @@ use rustllm::engine::{Engine, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType, WeightFormat};
 use support::{Run, golden, request, run, run_on};
 
-const CASES: [&str; 16] = [
+const CASES: [&str; 18] = [
     "llama_rope_llama3",
     "qwen3_bf16",
     "gpt2",
     "mistral_sliding_window",
     "gemma2",
+    "gemma4",
+    "gemma4_experts",
     "glm4",
     "cohere2",
     "phi3",

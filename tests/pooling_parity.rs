@@ -94,6 +94,7 @@ fn requests(prompts: &[Prompt]) -> Vec<PoolingRequest> {
             token_type_ids: prompt.types.clone().map(Into::into),
             params: params.clone(),
             priority: 0,
+            cache_salt: None,
         })
     });
     each.collect()

@@ -79,10 +79,29 @@ fn layers_of_two_kinds_have_blocks_of_their_own() {
     };
     let windows = |case: &str, change: fn(&mut EngineConfig)| {
         let spec = load(case, change).kv_cache;
-        (spec.groups.iter().map(|group| group.sliding_window).collect::<Vec<_>>(), spec.layers_per_block())
+        (spec.groups.iter().map(|group| group.kind.sliding_window).collect::<Vec<_>>(), spec.block_size_of(|_| 1))
     };
     assert_eq!(windows("gemma2", |_| {}), (vec![None, Some(24)], 1));
     assert_eq!(windows("gemma2", |config| config.max_model_len = Some(24)), (vec![None], 2), "no window is passed");
     assert_eq!(windows("llama", |_| {}), (vec![None], 2));
     assert_eq!(windows("mistral_sliding_window", |_| {}), (vec![Some(24)], 2));
+}
+
+#[test]
+fn layers_of_other_heads_take_their_own_bytes() {
+    let info = |case: &str| {
+        let mut config = EngineConfig::new(golden(case));
+        config.num_gpu_blocks_override = Some(64);
+        Engine::load(&config, None).unwrap().info().clone()
+    };
+    let groups = |case: &str| -> Vec<_> {
+        let groups = info(case).kv_cache.groups;
+        groups.into_iter().map(|group| (group.kind.num_kv_heads, group.kind.head_dim, group.layers)).collect()
+    };
+    // The last two of four layers read what the first two keep.
+    assert_eq!(groups("gemma4"), [(2, 16, vec![1]), (2, 8, vec![0])]);
+    assert_eq!(groups("gemma4_experts"), [(1, 16, vec![1]), (2, 8, vec![0])]);
+    // Sixteen tokens in float32 of what takes most: two heads of 16, or two of 8 whose values are filled up to 16.
+    assert_eq!(info("gemma4").kv_cache_bytes, 64 * 2 * 16 * (16 + 16) * 4);
+    assert_eq!(info("gemma4_experts").kv_cache_bytes, 64 * 2 * 16 * (8 + 16) * 4);
 }

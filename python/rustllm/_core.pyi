@@ -272,13 +272,16 @@ class Engine:
 
     def add_pooling_requests(
         self,
-        requests: Sequence[tuple[str, Sequence[int], Sequence[int] | None, PoolingParams, int]],
+        requests: Sequence[
+            tuple[str, Sequence[int], Sequence[int] | None, PoolingParams, int, str | None]
+        ],
     ) -> None:
         """Queues pooling requests at once: all of them, or none if one is bad.
 
-        Each is a tuple (request_id, prompt_token_ids, token_type_ids, params, priority); its one
-        output has `pooled` and `finish_reason="stop"`. Models that read a prompt from both sides
-        compute it in one step, so that it must not be longer than `max_num_batched_tokens`.
+        Each is a tuple (request_id, prompt_token_ids, token_type_ids, params, priority,
+        cache_salt); its one output has `pooled` and `finish_reason="stop"`. Models that read a
+        prompt from both sides compute it in one step, so that it must not be longer than
+        `max_num_batched_tokens`.
 
         Raises:
             ValidationError: a task or parameter the model does not have, bad token ids or types, an

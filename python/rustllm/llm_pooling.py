@@ -61,7 +61,8 @@ class PoolingMethods:
 
         Args:
             prompts: One prompt or several; text, token ids, or a dict with `prompt` or
-                `prompt_token_ids` (and `token_type_ids`). A list of integers is one prompt.
+                `prompt_token_ids` (and `token_type_ids`), and `cache_salt`. A list of integers is
+                one prompt.
             pooling_params: For all prompts, or a list with those of each.
             use_tqdm: Show a progress bar, if on a terminal; or a function that makes one.
             lora_request: Not supported.

@@ -33,6 +33,7 @@ class PoolingRequest:
     prompt_token_ids: list[int]
     token_type_ids: list[int] | None
     params: EnginePoolingParams
+    cache_salt: str | None = None
 
 
 class PoolingProcessor:
@@ -99,10 +100,6 @@ class PoolingProcessor:
             ValidationError: a prompt or a parameter that cannot be used.
         """
         options = TokenizationKwargs.read(tokenization_kwargs)
-        for prompt in prompts:
-            if prompt.cache_salt is not None:
-                message = "cache_salt is not supported: pooled prompts share what they have cached"
-                raise ValidationError(message, parameter="cache_salt", value=prompt.cache_salt)
         texts = [
             self.templates.apply(prompt.text or "", prefix)
             for prompt in prompts
@@ -113,7 +110,7 @@ class PoolingProcessor:
         return [
             self._of_ids(prompt, options, item)
             if prompt.token_ids is not None
-            else _of_encoding(next(encoded), item)
+            else _of_encoding(next(encoded), item, prompt.cache_salt)
             for prompt, item in zip(prompts, ready, strict=True)
         ]
 
@@ -155,7 +152,7 @@ class PoolingProcessor:
         if limit is not None and len(ids) > limit:
             kept = slice(-limit, None) if options.truncation_side == "left" else slice(limit)
             ids, types = ids[kept], None if types is None else types[kept]
-        return PoolingRequest(ids, types, params)
+        return PoolingRequest(ids, types, params, prompt.cache_salt)
 
     def _limit(self, options: TokenizationKwargs) -> int | None:
         limit, longest = options.truncate_prompt_tokens, self._model.max_model_len
@@ -168,5 +165,7 @@ class PoolingProcessor:
         return longest if limit == -1 else limit
 
 
-def _of_encoding(encoding: Encoding, params: EnginePoolingParams) -> PoolingRequest:
-    return PoolingRequest(encoding.ids, encoding.token_type_ids, params)
+def _of_encoding(
+    encoding: Encoding, params: EnginePoolingParams, cache_salt: str | None = None
+) -> PoolingRequest:
+    return PoolingRequest(encoding.ids, encoding.token_type_ids, params, cache_salt)

@@ -30,6 +30,7 @@ def submit(engine: Engine, states: Sequence[AnyState[Any]], priorities: Sequence
                     asked.token_type_ids,
                     asked.params,
                     priority,
+                    asked.cache_salt,
                 )
             )
         else:

@@ -289,12 +289,13 @@ def _load_backend(folder: Path, config: Mapping[str, Any]) -> tokenizers.Tokeniz
             return _byte_level_bpe(folder, bool(config.get("add_prefix_space", False)))
     except Exception as error:  # what `tokenizers` raises for a file it cannot read
         raise ModelLoadError(f"cannot load the tokenizer of {folder}: {error}") from error
-    if (folder / "tokenizer.model").is_file():
-        raise ModelLoadError(
-            f"{folder} has a tokenizer.model but no tokenizer.json: write one with transformers "
-            "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder)), or pass tokenizer= "
-            "a folder or hub id that has one"
-        )
+    for name in ("tokenizer.model", "spm.model"):
+        if (folder / name).is_file():
+            raise ModelLoadError(
+                f"{folder} has a {name} but no tokenizer.json: write one with transformers "
+                "(AutoTokenizer.from_pretrained(folder).save_pretrained(folder)), or pass "
+                "tokenizer= a folder or hub id that has one"
+            )
     raise ModelLoadError(
         f"{folder} has no tokenizer: looked for tokenizer.json, and for vocab.json with "
         "merges.txt; pass tokenizer=, or skip_tokenizer_init=True to work with token ids only"

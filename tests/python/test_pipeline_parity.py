@@ -20,6 +20,7 @@ CASES = (
     "pipeline_ranker",
     "pipeline_text",
     "pipeline_zero_shot",
+    "pipeline_zero_shot_deberta",
 )
 
 

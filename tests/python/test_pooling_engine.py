@@ -28,7 +28,7 @@ def prompts_of(case: str) -> list[dict[str, Any]]:
 def pool(engine: Engine, prompts: list[dict[str, Any]], params: PoolingParams) -> list[Array]:
     engine.add_pooling_requests(
         [
-            (str(i), prompt["prompt_token_ids"], prompt["token_type_ids"], params, 0)
+            (str(i), prompt["prompt_token_ids"], prompt["token_type_ids"], params, 0, None)
             for i, prompt in enumerate(prompts)
         ]
     )
@@ -141,7 +141,7 @@ def test_refuses_what_a_model_cannot_do(
 ) -> None:
     engine = open_engine(case)
     with pytest.raises(ValidationError, match=message):
-        engine.add_pooling_requests([("a", ids, types, params, 0)])
+        engine.add_pooling_requests([("a", ids, types, params, 0, None)])
     assert not engine.has_unfinished()
 
 
@@ -150,7 +150,7 @@ def test_a_prompt_must_fit_into_a_step() -> None:
     prompts = [{"prompt_token_ids": [5 + i] * 20, "token_type_ids": None} for i in range(6)]
     assert len(pool(engine, prompts, PoolingParams("embed"))) == 6
     with pytest.raises(ValidationError, match=r"raise\s+max_num_batched_tokens"):
-        engine.add_pooling_requests([("a", [5] * 33, None, PoolingParams("embed"), 0)])
+        engine.add_pooling_requests([("a", [5] * 33, None, PoolingParams("embed"), 0, None)])
 
 
 def test_text_is_not_to_be_had_from_an_encoder() -> None:

@@ -12,6 +12,7 @@ from pooled_models import CLS, PROMPTS, SEP, letters
 
 from rustllm import LLM, PoolingParams, SamplingParams, ValidationError
 from rustllm.engine_args import EngineArgs
+from rustllm.inputs import TextPrompt, TokensPrompt
 
 TEXTS = ["abc def", "hello", "a b c d e f g"]
 
@@ -189,8 +190,6 @@ def test_wrong_methods_say_what_to_do(embedder: LLM, chat_llama: Path) -> None:
         embedder.encode("abc", pooling_task="score")
     with pytest.raises(ValidationError, match="cannot overwrite"):
         embedder.embed("abc", pooling_params=PoolingParams(task="classify"))
-    with pytest.raises(ValidationError, match="cache_salt is not supported"):
-        embedder.embed({"prompt": "abc", "cache_salt": "x"})
     generator = open_llm(chat_llama)
     for call in (generator.embed, generator.classify, lambda text: generator.score(text, text)):
         with pytest.raises(ValidationError, match="Try passing `--runner pooling`"):
@@ -203,6 +202,25 @@ def test_a_generator_can_embed(chat_llama: Path) -> None:
     rows = llm.encode("def f():", PoolingParams(use_activation=False), pooling_task="token_embed")
     mean = rows[0].outputs.data.mean(0)
     assert np.allclose(vector, mean / np.linalg.norm(mean), atol=1e-5)
+
+
+def test_cached_prefixes_are_shared_within_a_salt_only(chat_llama: Path) -> None:
+    llm = open_llm(chat_llama, runner="pooling")
+
+    ids = [5, 6, 7, 8] * 12
+
+    def cached(prompt: TextPrompt | TokensPrompt) -> tuple[int, list[float]]:
+        [output] = llm.embed(prompt)
+        return output.num_cached_tokens, output.outputs.embedding
+
+    count, vector = cached({"prompt_token_ids": ids})
+    assert count == 0
+    assert cached({"prompt_token_ids": ids}) == (32, vector)
+    assert cached({"prompt_token_ids": ids, "cache_salt": "mine"}) == (0, vector)
+    assert cached({"prompt_token_ids": ids, "cache_salt": "mine"}) == (32, vector)
+    text = "import os\nimport sys\n\n" * 20
+    counts = [cached({"prompt": text, "cache_salt": salt})[0] for salt in ("a", "b", "a")]
+    assert counts[:2] == [0, 0] and counts[2] >= 64
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,32 @@ def test_keys_do_not_share_cached_prefixes(server: ServerThread) -> None:
     assert cached(KEY, cache_salt="apart") == 32
 
 
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/embeddings", {"input": [5, 6, 7, 8] * 12}),
+        ("/score", {"text_1": "import os\n" * 20, "text_2": "import sys\n" * 20}),
+    ],
+)
+def test_keys_do_not_share_cached_prefixes_of_pooled_prompts(
+    path: str, body: dict[str, Any]
+) -> None:
+    options = ServerOptions(api_keys=[KEY, OTHER_KEY])
+    with server_thread(options, runner="pooling") as server:
+
+        def cached(key: str, **fields: Any) -> int:
+            before = server.engine.model.engine.stats().prefix_cache_hits
+            reply = server.ask("POST", path, {**body, **fields}, **bearer(key))
+            assert reply.status == 200, reply.body
+            return server.engine.model.engine.stats().prefix_cache_hits - before
+
+        assert cached(KEY) == 0
+        assert cached(KEY) > 0
+        assert cached(OTHER_KEY) == 0
+        assert cached(KEY, cache_salt="apart") == 0
+        assert cached(KEY, cache_salt="apart") > 0
+
+
 def test_origins_are_answered_by_name_only(server: ServerThread) -> None:
     def allowed(origin: str) -> str | None:
         reply = server.ask("GET", "/health", Origin=origin)

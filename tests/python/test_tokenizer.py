@@ -143,6 +143,7 @@ def test_vocab_and_merges_make_the_same_tokenizer(tmp_path: Path) -> None:
     [
         ({}, "has no tokenizer: looked for tokenizer.json"),
         ({"tokenizer.model": "x"}, "has a tokenizer.model but no tokenizer.json"),
+        ({"spm.model": "x"}, "has a spm.model but no tokenizer.json"),
         ({"tokenizer.json": "{"}, "cannot load the tokenizer"),
         ({"tokenizer.json": '{"version": "1.0"}'}, "cannot load the tokenizer"),
         ({"tokenizer_config.json": "[1]"}, "must hold a JSON object"),

@@ -24,7 +24,8 @@ class Case:
     (`rope_parameters`, `dtype`). `v4_extra` changes the v4 file only: None removes a field, ...
     writes null. `num_shards` above 1 splits the weights; `original_gpt2_names` stores tensors as
     the first GPT-2 uploads do, `fused_experts` all experts of a layer in one tensor (transformers
-    5's own layout; files on the hub have each expert apart), `mxfp4` those of gpt-oss in MXFP4.
+    5's own layout; files on the hub have each expert apart), `mxfp4` those of gpt-oss in MXFP4,
+    `fp8` projections in FP8.
     Tests load the folder with `max_model_len`, where it is given.
     `attention` is the implementation that transformers computes with.
     """
@@ -40,6 +41,7 @@ class Case:
     original_gpt2_names: bool = False
     fused_experts: bool = False
     mxfp4: bool = False
+    fp8: bool = False
     v4_extra: Mapping[str, Any] = field(default_factory=dict)
     max_model_len: int | None = None
     attention: str = "eager"

@@ -12,6 +12,7 @@ from typing import Any
 from case import Case, rotary
 from classic_cases import CLASSIC_CASES
 from decoder_cases import DECODER_CASES
+from gemma4_cases import GEMMA4_CASES
 from transformers import (
     GPT2Config,
     LlamaConfig,
@@ -173,6 +174,15 @@ MODEL_CASES: tuple[Case, ...] = (
         dtype="bfloat16",
     ),
     Case(
+        "qwen3_fp8",
+        "projections in FP8 with a scale for each block, the last blocks narrower than the others",
+        Qwen3Config,
+        rotary(40, 4, 2, 56, head_dim=12, vocab_size=256, tie_word_embeddings=True),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
+        fp8=True,
+    ),
+    Case(
         "gpt2",
         "transposed (Conv1D) weights, fused qkv, learned positions, tied output",
         GPT2Config,
@@ -191,6 +201,7 @@ MODEL_CASES: tuple[Case, ...] = (
     ),
     *DECODER_CASES,
     *CLASSIC_CASES,
+    *GEMMA4_CASES,
 )
 
 CHAT_VOCAB_SIZE = 384

@@ -6,6 +6,7 @@ from typing import Any
 
 from case import Case, rotary
 from transformers import (
+    ArceeConfig,
     Cohere2Config,
     CohereConfig,
     Ernie4_5Config,
@@ -267,6 +268,40 @@ DECODER_CASES: tuple[Case, ...] = (
         ),
         spelling="v4",
         prompt_lengths=LENGTHS,
+    ),
+    Case(
+        "cohere_plus",
+        "each query and key head normed with a weight of its own, neighbouring pairs",
+        CohereConfig,
+        _with_layer_norms("layer_norm_eps", logit_scale=0.5, use_qk_norm=True, vocab_size=160),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
+    ),
+    Case(
+        "stablelm_parallel",
+        "a parallel block of one norm, heads normed with weights in tensors of their own",
+        StableLmConfig,
+        _with_layer_norms(
+            "layer_norm_eps",
+            vocab_size=160,
+            qk_layernorm=True,
+            use_parallel_residual=True,
+            rope_parameters={
+                "rope_type": "default",
+                "rope_theta": 10000.0,
+                "partial_rotary_factor": 0.5,
+            },
+        ),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
+    ),
+    Case(
+        "arcee",
+        "a squared ReLU without a gate, biases in the feed-forward layers",
+        ArceeConfig,
+        _small(mlp_bias=True, vocab_size=160),
+        spelling="v4",
+        prompt_lengths=(2, 17, 100),
     ),
     Case(
         "starcoder2",

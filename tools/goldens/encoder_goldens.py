@@ -23,6 +23,7 @@ for _library in ("OMP", "OPENBLAS", "MKL"):
 
 import numpy as np
 import torch
+from deberta_cases import DEBERTA_CASES
 from encoder_cases import MASK, POOLING_CASES, PoolingCase
 from reference_file import write_json
 from safetensors.torch import load_file, save_file
@@ -77,7 +78,10 @@ def flat(reference: dict[str, Any]) -> dict[str, Any]:
     return reference
 
 
-ATTENDING = {"query", "key", "q_lin", "k_lin", "q", "k", "q_proj", "k_proj", "wqkv"}
+ATTENDING = {
+    *("query", "key", "q_lin", "k_lin", "q", "k", "q_proj", "k_proj", "wqkv"),
+    *("query_proj", "key_proj", "pos_query_proj", "pos_key_proj"),
+}
 """Matrices of queries and keys."""
 
 
@@ -306,7 +310,9 @@ def main() -> None:
     parser.add_argument("--check", action="store_true", help="compare with what is stored")
     parser.add_argument("--only", nargs="*", help="names of the cases to make")
     args = parser.parse_args()
-    cases = [case for case in POOLING_CASES if not args.only or case.name in args.only]
+    cases = [
+        case for case in (*POOLING_CASES, *DEBERTA_CASES) if not args.only or case.name in args.only
+    ]
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary) if args.check else GOLDENS
         for case in cases:

@@ -14,6 +14,7 @@ import exact_decoders
 import numpy as np
 from classic_families import FAMILIES
 from exact_classics import logits as classic_logits
+from exact_gemma4 import gemma4
 from exact_latent import deepseek
 from exact_moe import hub_names
 from numpy.typing import NDArray
@@ -35,18 +36,21 @@ def load(folder: Path) -> tuple[dict[str, Any], Tensors]:
         for name, value in load_file(path).items():
             if config["model_type"] == "gpt2" and not name.startswith("transformer."):
                 name = f"transformer.{name}"
+            name = name.removeprefix("language_model.").replace("model.language_model.", "model.")
             if not name.endswith(".attn.bias"):  # GPT-2's stored causal mask
-                tensors[name.removeprefix("language_model.")] = value.double().numpy()
+                tensors[name] = value.double().numpy()
     if "text_config" in config:
         config = config["text_config"]
-        images = ("vision_tower.", "multi_modal_projector.")
-        tensors = {k: v for k, v in tensors.items() if not k.startswith(images)}
+        images = ("vision_tower.", "multi_modal_projector.", "embed_vision.")
+        of_text = {k for k in tensors if not k.removeprefix("model.").startswith(images)}
+        tensors = {k: v for k, v in tensors.items() if k in of_text}
     return config, hub_names(tensors)
 
 
 def logprobs(config: dict[str, Any], tensors: Tensors, ids: list[int]) -> Array:
     """`[len(ids), vocab_size]` log probabilities of the next token."""
     own = {"gpt2": _gpt2, "deepseek_v2": deepseek, "deepseek_v3": deepseek}
+    own |= {"gemma4_text": gemma4, "gemma4_unified_text": gemma4}
     forwards = {**own, **dict.fromkeys(FAMILIES, classic_logits)}
     forward = forwards.get(config["model_type"], exact_decoders.forward)
     logits = forward(config, tensors, np.array(ids))

@@ -33,6 +33,7 @@ class Family:
 GEMMA = Family("sandwich", "rms+1", scaled_embeddings=True)
 COHERE = Family("parallel", "layer", "layer_norm_eps", interleaved=True)
 FAMILIES = {
+    "arcee": Family(plain_mlp=True),
     "cohere": COHERE,
     "cohere2": COHERE,
     "ernie4_5": Family(interleaved=True),
@@ -113,7 +114,7 @@ class _Model:
             lambda h: self.attention(h, f"{name}.self_attn", layer),
             lambda h: self.mlp(h, f"{name}.mlp"),
         )
-        if self.family.block == "parallel":
+        if self.family.block == "parallel" or self.c.get("use_parallel_residual"):
             h = self.norm(x, f"{name}.input_layernorm")
             return x + parts[0](h) + parts[1](h)
         for part, norm, output_norm in zip(parts, before, after, strict=True):
@@ -125,6 +126,9 @@ class _Model:
     def mlp(self, x: Array, name: str) -> Array:
         if exact_moe.is_mixture(self.t, name):
             return exact_moe.feed_forward(self.c, self.t, name, x)
+        if self.family.plain_mlp and self.c["hidden_act"] == "relu2":
+            inner = np.maximum(self.linear(x, f"{name}.up_proj"), 0) ** 2
+            return self.linear(inner, f"{name}.down_proj")
         if self.family.plain_mlp:
             return self.linear(_gelu_tanh(self.linear(x, f"{name}.c_fc")), f"{name}.c_proj")
         if f"{name}.gate_up_proj.weight" in self.t:
@@ -147,6 +151,7 @@ class _Model:
         q, k, v = (h.reshape(self.tokens, -1, head_dim) for h in (q, k, v))
         if c["model_type"] in ("gemma3_text", "qwen3", "qwen3_moe"):
             q, k = self.norm(q, f"{name}.q_norm"), self.norm(k, f"{name}.k_norm")
+        q, k = self.norm_each_head(q, name, "q"), self.norm_each_head(k, name, "k")
         if rope := self.rope(layer):
             q, k = (self.rotate(h, rope) for h in (q, k))
         scores = np.einsum("qhd,khd->hqk", q, np.repeat(k, heads // kv_heads, axis=1))
@@ -162,6 +167,19 @@ class _Model:
         weights /= weights.sum(-1, keepdims=True) + np.exp(sink - largest)
         out = np.einsum("hqk,khd->qhd", weights, np.repeat(v, heads // kv_heads, axis=1))
         return self.linear(out.reshape(self.tokens, -1), f"{name}.o_proj")
+
+    def norm_each_head(self, x: Array, name: str, part: str) -> Array:
+        """A layer norm with a weight for each head, where there are any."""
+        weight = self.t.get(f"{name}.{part}_norm.weight", np.zeros(1))
+        if f"{name}.{part}_layernorm.norms.0.weight" in self.t:
+            norms = f"{name}.{part}_layernorm.norms"
+            weight = np.stack([self.t[f"{norms}.{h}.weight"] for h in range(x.shape[1])])
+        if weight.ndim == 1:
+            return x
+        x = x - x.mean(-1, keepdims=True)
+        scale = np.sqrt((x * x).mean(-1, keepdims=True) + self.c[self.family.eps])
+        out: Array = x / scale * weight
+        return out
 
     def scale(self, head_dim: int) -> float:
         default: float = self.c.get("query_pre_attn_scalar", head_dim) ** -0.5

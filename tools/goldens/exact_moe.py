@@ -73,7 +73,7 @@ def feed_forward(c: dict[str, Any], t: Tensors, name: str, x: Array) -> Array:
 def _gpt_oss(c: dict[str, Any], t: Tensors, name: str, x: Array) -> Array:
     """Biased experts, `[in, out]` matrices, gates and ups in turn, an activation that clamps."""
     logits = x @ t[f"{name}.router.weight"].T + t[f"{name}.router.bias"]
-    logits = np.where(_largest(logits, c["num_experts_per_tok"]), logits, -np.inf)
+    logits = np.where(largest(logits, c["num_experts_per_tok"]), logits, -np.inf)
     weights = np.exp(logits - logits.max(-1, keepdims=True))
     weights /= weights.sum(-1, keepdims=True)
     out, experts, limit = np.zeros_like(x), f"{name}.experts", c["swiglu_limit"]
@@ -98,15 +98,15 @@ def _route(c: dict[str, Any], logits: Array, bias: Array | None) -> Array:
     if c["model_type"] == "deepseek_v3" or c.get("topk_method") == "group_limited_greedy":
         groups = choice.reshape(len(choice), c["n_group"], -1)
         best = np.sort(groups, -1)[..., -of_group:].sum(-1)
-        kept = _largest(best, c["topk_group"])[..., None]
+        kept = largest(best, c["topk_group"])[..., None]
         choice = np.where(kept, groups, -np.inf).reshape(choice.shape)
-    weights: Array = np.where(_largest(choice, c["num_experts_per_tok"]), scores, 0)
+    weights: Array = np.where(largest(choice, c["num_experts_per_tok"]), scores, 0)
     if c.get("norm_topk_prob", c["model_type"] == "mixtral"):
         weights /= weights.sum(-1, keepdims=True)
     return weights * c.get("routed_scaling_factor", 1.0)
 
 
-def _largest(values: Array, count: int) -> NDArray[np.bool_]:
+def largest(values: Array, count: int) -> NDArray[np.bool_]:
     """Which of each row's values are among its `count` largest."""
     ranks = np.argsort(np.argsort(-values, axis=-1), axis=-1)
     out: NDArray[np.bool_] = ranks < count

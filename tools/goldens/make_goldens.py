@@ -27,6 +27,7 @@ os.environ.update(
 for _library in ("OMP", "OPENBLAS", "MKL"):
     os.environ.setdefault(f"{_library}_NUM_THREADS", "1")
 
+import fp8
 import mxfp4
 import numpy as np
 import safetensors
@@ -47,7 +48,7 @@ from tokenizers_built import (
     build_spm_tokenizer,
     save_tokenizer,
 )
-from weights import save_model
+from weights import before_packing, save_model
 
 GOLDENS = Path(__file__).resolve().parents[2] / "tests" / "goldens"
 CHAT_MAX_TOKENS = 48
@@ -61,6 +62,8 @@ def make_model(case: Case, folder: Path) -> None:
     error, effect = check_folder(folder, reference)
     if case.mxfp4:
         mxfp4.pack_folder(folder)
+    if case.fp8:
+        fp8.pack_folder(folder, before_packing(case))
     reference["float64_error"] = np.float32(f"{error:.1e}")
     reference["prompts"] = reference.pop("prompts")  # last, being long
     write_json(folder / "reference.json", reference)

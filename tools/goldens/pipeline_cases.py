@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from deberta_cases import deberta
 from encoder_cases import PoolingCase
 from wordpiece_built import MODEL_MAX_LENGTH, vocabulary
 
@@ -117,6 +118,11 @@ ZERO_SHOT_CALLS = (
     Call([TEXT], {"multi_label": True}, {"candidate_labels": LABELS}),
 )
 
+DEBERTA_ZERO_SHOT_CALLS = (
+    Call(TEXT, {"candidate_labels": LABELS}),
+    Call([EMOJI, LONG], {"candidate_labels": LABELS, "multi_label": True}),
+)
+
 QA_CALLS = (
     Call({"question": "Who opened the mill?", "context": TEXT}),
     Call({"question": "Who opened the mill?", "context": EMOJI}, {"top_k": 4}),
@@ -191,6 +197,21 @@ PIPELINE_CASES = (
         _checkpoint("pipeline_ranker", "BertForSequenceClassification", num_labels=1),
     ),
     PipelineCase("pipeline_zero_shot", "zero-shot-classification", ZERO_SHOT_CALLS, _NLI.name),
+    PipelineCase(
+        "pipeline_zero_shot_deberta",
+        "zero-shot-classification",
+        DEBERTA_ZERO_SHOT_CALLS,
+        _checkpoint(
+            "pipeline_zero_shot_deberta",
+            "DebertaV2ForSequenceClassification",
+            **{
+                **deberta(hidden_size=20, intermediate_size=28, num_attention_heads=2),
+                "vocab_size": len(vocabulary()),
+                "max_position_embeddings": MODEL_MAX_LENGTH,
+            },
+            id2label={0: "entailment", 1: "neutral", 2: "contradiction"},
+        ),
+    ),
     PipelineCase("pipeline_mlm", "fill-mask", FILL_MASK_CALLS, _MLM),
     PipelineCase("pipeline_features", "feature-extraction", FEATURE_CALLS, _MLM.name),
     PipelineCase(

@@ -79,7 +79,8 @@ def _mistakes(
         if name.endswith("k_proj.bias") and config["model_type"] == "opt":
             continue  # without rotation it adds the same to all scores of a query
         is_norm = name.endswith(".weight") and ("norm" in name or ".ln_" in name)
-        is_norm = is_norm and not config["model_type"].startswith("gemma")  # they count from one
+        count_from_one = config["model_type"] in ("gemma", "gemma2", "gemma3_text")
+        is_norm = is_norm and not count_from_one
         yield f"losing {name}", config, {**tensors, name: np.full_like(value, float(is_norm))}
     rope_parameters = None if config.get("alibi") else config.get("rope_parameters")
     for what, rope in _rope_mistakes(rope_parameters or {}):

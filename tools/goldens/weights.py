@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import fp8
 import mxfp4
 import numpy as np
 import torch
@@ -30,11 +31,13 @@ GAINS = {
     "query_key_value": 1.4, "Wqkv": 1.4, "dense": 1.5, "out_proj": 1.5,
     "dense_h_to_4h": 1.5, "dense_4h_to_h": 1.5, "fc1": 1.5, "fc2": 1.5, "fc_in": 1.5, "fc_out": 1.5,
     "project_in": 1.0, "project_out": 1.0,
+    "per_layer_model_projection": 1.0, "per_layer_input_gate": 1.4, "per_layer_projection": 1.5,
+    "proj": 2.0,
 }  # fmt: skip
 
 
 # Heads are normed to be selective, BLOOM's embeddings to be outweighed.
-NORM_GAINS = {"q_norm": 1.3, "k_norm": 1.3, "word_embeddings_layernorm": 0.25}
+NORM_GAINS = {"q_norm": 1.3, "k_norm": 1.3, "norms": 1.3, "word_embeddings_layernorm": 0.25}
 
 
 def rng_for(*key: object) -> np.random.Generator:
@@ -46,9 +49,10 @@ def rng_for(*key: object) -> np.random.Generator:
 def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarray:
     """The value of one parameter; no bias is zero and no norm is one, so that a lost one shows."""
     noise = rng_for("weights", case.name, name).standard_normal(shape, dtype=np.float32)
-    if name.startswith(("model.vision_tower.", "model.multi_modal_projector.")):
+    of_images = ("model.vision_tower.", "model.multi_modal_projector.", "model.embed_vision.")
+    if name.startswith(of_images):
         return noise
-    module, kind = name.split(".")[-2:]
+    module, kind = [part for part in name.split(".") if not part.isdigit()][-2:]
     if len(shape) == 3:  # all experts of a layer: [experts, out, in], gpt-oss [experts, in, out]
         is_gpt_oss = case.config_class.__name__ == "GptOssConfig"
         return noise * np.float32(GAINS[kind] / np.sqrt(shape[1 if is_gpt_oss else 2]))
@@ -56,16 +60,22 @@ def _draw(case: Case, name: str, shape: tuple[int, ...], tied: bool) -> np.ndarr
         return noise
     if kind.endswith("bias"):
         return noise * np.float32(0.15)
-    if "norm" in module and case.config_class.__name__.startswith("Gemma"):
+    if kind in ("scale", "per_expert_scale"):  # Gemma 4's routers
+        return 1 + np.float32(0.25) * noise
+    family = case.config_class.__name__
+    if "norm" in module and family.startswith("Gemma") and not family.startswith("Gemma4"):
         # These count from one. Outputs are normed large, so that they outweigh the embeddings.
         offset = {"q_norm": 0.3, "k_norm": 0.3, "norm": 1.0}.get(module, 0.0)
         return np.float32(0.25) * noise + np.float32(1.5 if module[:5] == "post_" else offset)
     if "norm" in module or module.startswith("ln_"):
         gain = NORM_GAINS.get(module, 1.0)
+        if family.startswith("Gemma4") and module in ("q_norm", "k_norm"):
+            # Scores are not scaled; the case of four layers adds up more rounding.
+            gain = 0.8 if case.name == "gemma4" else 1.0
         return (1 + np.float32(0.25) * noise) * np.float32(gain)
     if module in ("wpe", "embed_positions"):
         return noise
-    if module == "embed_tokens" and case.config_class.__name__.startswith("Gemma"):
+    if module.startswith("embed_tokens") and family.startswith("Gemma"):
         return noise / np.float32(np.sqrt(shape[1]))  # the model scales it by that root
     if module in ("embed_tokens", "wte", "embed_in", "word_embeddings"):
         return noise * np.float32(LOGIT_STD / np.sqrt(shape[1]) if tied else 1.0)
@@ -83,13 +93,29 @@ def build_model(case: Case) -> PreTrainedModel:
             value = _draw(case, name, tuple(parameter.shape), config.tie_word_embeddings)
             if case.mxfp4 and mxfp4.is_packed(name):
                 value = mxfp4.dequantized(*mxfp4.quantized(value))
+            if case.fp8 and fp8.is_packed(name):
+                packed = fp8.quantized(torch.from_numpy(value))
+                value = fp8.dequantized(*packed).numpy()
             parameter.copy_(torch.from_numpy(value))
         for name, buffer in model.named_buffers():
             if name.endswith("e_score_correction_bias"):
                 noise = rng_for("weights", case.name, name).standard_normal(tuple(buffer.shape))
                 buffer.copy_(torch.from_numpy(0.08 * noise))
+            if name.endswith("layer_scalar"):
+                noise = rng_for("weights", case.name, name).standard_normal(1)
+                buffer.copy_(torch.from_numpy(0.8 + 0.1 * noise))
     model.to(getattr(torch, case.dtype))
     return model
+
+
+def before_packing(case: Case) -> dict[str, torch.Tensor]:
+    """What a case's weights in FP8 were drawn as."""
+    model = AutoModelForCausalLM.from_config(case.config(), dtype=torch.float32)
+    return {
+        name: torch.from_numpy(_draw(case, name, tuple(parameter.shape), tied=False))
+        for name, parameter in model.named_parameters()
+        if fp8.is_packed(name)
+    }
 
 
 def save_model(case: Case, folder: Path) -> None:
@@ -157,14 +183,17 @@ def _forget_what_only_v4_says(read: dict[str, Any]) -> None:
 
 
 def _to_v4(v5: dict[str, Any], case: Case) -> dict[str, Any]:
-    """The same configuration as transformers 4 wrote it."""
-    v4 = {k: v for k, v in v5.items() if k not in ("rope_parameters", "dtype", "layer_types")}
+    """The same configuration as transformers 4 wrote it; Gemma 4's as it was published."""
+    new = {"rope_parameters", "dtype", "layer_types"}
+    if case.config_class.__name__.startswith("Gemma4"):
+        new = {"dtype", "per_layer_config"}
+    v4 = {k: v for k, v in v5.items() if k not in new}
     v4["transformers_version"] = "4.51.3"
     if "dtype" in v5:
         v4["torch_dtype"] = v5["dtype"]
     if "text_config" in v5:
         return {**v4, "text_config": _to_v4(v5["text_config"], case)}
-    if "rope_parameters" in v5:
+    if "rope_parameters" in new & v5.keys():
         rope = dict(v5["rope_parameters"])
         rope = dict(rope.get("full_attention", rope))  # the sliding layers' is for v4_extra to say
         v4["rope_theta"] = rope.pop("rope_theta")

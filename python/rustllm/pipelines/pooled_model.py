@@ -95,7 +95,7 @@ class PooledModel:
         with self._running:
             self._engine.add_pooling_requests(
                 [
-                    (request_id, prompt.ids, prompt.token_type_ids, params, 0)
+                    (request_id, prompt.ids, prompt.token_type_ids, params, 0, None)
                     for request_id, prompt in zip(ids, prompts, strict=True)
                 ]
             )

@@ -93,7 +93,7 @@ class PoolingRoutes:
         )
         if task.startswith("token_"):
             self._check_size(requests)
-        pooled = self.model.pool(requests, call, priority=body.priority)
+        pooled = self.model.pool(requests, body, request, call)
         return call, await unless_client_leaves(request.receive, pooled)
 
     def _check_size(self, requests: Sequence[PoolingRequest]) -> None:

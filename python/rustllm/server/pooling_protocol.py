@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from rustllm.server.errors import bad_request
-from rustllm.server.protocol import prompt_list, refuse_unsupported
+from rustllm.server.protocol import CacheSalt, prompt_list, refuse_unsupported
 from rustllm.server.responses import Usage
 
 MAX_INPUTS = 2048
@@ -22,7 +22,6 @@ _UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data": (_NOTHING, "there are no input plugins"),
     "padding": (("do_not_pad",), "prompts are not padded"),
     "mm_processor_kwargs": (({},), "inputs are text"),
-    "cache_salt": (_NOTHING, "pooled prompts share what they have cached"),
     "embed_dtype": (("float32",), "vectors are sent as float32"),
     "endianness": (("native", "little"), "vectors are sent in little-endian order"),
     "late_chunking": ((False,), "documents are embedded whole"),
@@ -42,6 +41,7 @@ class PoolingBody(BaseModel):
     priority: Annotated[int, Field(ge=-(1 << 31), lt=1 << 31)] = 0
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@/+=-]{1,128}$")] | None = None
     use_activation: bool | None = None
+    cache_salt: CacheSalt | None = None
 
     @model_validator(mode="before")
     @classmethod

@@ -134,6 +134,7 @@ Prompts = Annotated[
     list[str] | list[list[int]], BeforeValidator(prompt_list("prompt", MAX_PROMPTS))
 ]
 TokenIds = Annotated[list[int], Field(max_length=MAX_LISTED_TOKENS)]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=1024)]
 
 
 class StreamOptions(BaseModel):
@@ -189,7 +190,7 @@ class GenerationRequest(BaseModel):
     request_id: Annotated[str, Field(pattern=r"^[A-Za-z0-9._:@/+=-]{1,128}$")] | None = None
     return_token_ids: bool = False
     return_tokens_as_token_ids: bool | None = None
-    cache_salt: Annotated[str, Field(min_length=1, max_length=1024)] | None = None
+    cache_salt: CacheSalt | None = None
 
     user: str | None = None
     store: bool | None = None

@@ -93,6 +93,6 @@ class ScoringRoutes:
             PoolingParams(use_activation=body.use_activation),
             tokenization_kwargs=body.tokenization_kwargs(),
         )
-        pooled = self.model.pool(requests, call, priority=body.priority)
+        pooled = self.model.pool(requests, body, request, call)
         outputs = await unless_client_leaves(request.receive, pooled)
         return call, scorer.scores(pairs, outputs), outputs

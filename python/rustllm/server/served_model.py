@@ -12,7 +12,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from fastapi import Request
@@ -238,7 +238,7 @@ class ServedModel:
         The engine's id for it is the answer's plus random digits: clients may reuse their ids.
         """
         inputs: TokensPrompt = {"prompt_token_ids": prompt.token_ids}
-        salt = _cache_salt(getattr(request.state, "tenant", None), body.cache_salt)
+        salt = _cache_salt(request, body.cache_salt)
         if salt is not None:
             inputs["cache_salt"] = salt
         engine_id = f"{call.id}-{uuid.uuid4().hex[:12]}"
@@ -255,13 +255,19 @@ class ServedModel:
             self._running.discard(engine_id)
 
     async def pool(
-        self, requests: Sequence[PoolingRequest], call: Call, *, priority: int
+        self,
+        requests: Sequence[PoolingRequest],
+        body: PoolingBody,
+        request: Request,
+        call: Call,
     ) -> list[PoolingRequestOutput[PoolingOutput]]:
-        """Runs the pooling requests of one answer; cancelling it aborts them.
+        """Runs the pooling requests of one answer, with its salt; cancelling it aborts them.
 
         Raises:
             HttpError: 500, the model's output for one of them is not finite.
         """
+        salt = _cache_salt(request, body.cache_salt)
+        salted = [replace(item, cache_salt=salt) for item in requests]
         stem = f"{call.id}-{uuid.uuid4().hex[:12]}"
         ids = [f"{stem}-{number}" for number in range(len(requests))]
         if self._log_requests:
@@ -269,7 +275,7 @@ class ServedModel:
             logger.info("%s: %d prompts, %d tokens", stem, len(ids), size)
         self._running.update(ids)
         try:
-            outputs = await self.engine.pool(requests, ids, priority=priority)
+            outputs = await self.engine.pool(salted, ids, priority=body.priority)
         finally:
             self._running.difference_update(ids)
         for number, output in enumerate(outputs):
@@ -306,10 +312,11 @@ async def off_the_loop(size: int, work: Callable[..., T], *arguments: Any, **opt
     return await asyncio.to_thread(work, *arguments, **options)
 
 
-def _cache_salt(tenant: str | None, salt: str | None) -> str | None:
+def _cache_salt(request: Request, salt: str | None) -> str | None:
     """Keeps cached prefixes of different API keys apart, and within a key those of different
     salts.
     """
+    tenant: str | None = getattr(request.state, "tenant", None)
     if tenant is None:
         return salt
     return hmac.new(tenant.encode(), (salt or "").encode(), hashlib.sha256).hexdigest()

@@ -150,6 +150,7 @@ impl Op<'_> {
             positions_end: usize::MAX,
             bias: std::ptr::null(),
             bias_stride: 0,
+            distances: None,
             rules: self.rules.of_heads_from(head * group),
             keys: cache.keys(head),
             values: cache.values(head),

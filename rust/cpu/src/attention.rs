@@ -23,11 +23,15 @@
 //! contribute nothing, whatever is stored there: their scores are replaced before they are used and their values are not read.
 #![allow(unsafe_op_in_unsafe_fn, reason = "kernels: the contract of every function is `AttentionTask`'s")]
 
+mod distances;
+
 use crate::attention_scores::ScoreRules;
 use crate::attention_tile::{CacheElement, Kernel, LINE, Rows, SCORES_STRIDE, STEP, STEP_VECTORS, Step};
 use crate::kv_cache::padded_head_dim;
 use crate::math;
 use crate::simd::{LANES, Simd};
+
+pub(crate) use distances::{Distances, QUERY_BUCKETS, products_len};
 
 /// Positions that a softmax is taken over at once.
 pub(crate) const CHUNK: usize = 256;
@@ -76,6 +80,8 @@ pub(crate) struct AttentionTask {
     pub(crate) bias: *const f32,
     /// Elements from a query head's bias to the next one's.
     pub(crate) bias_stride: usize,
+    /// What distances stand for, of a group of one query head.
+    pub(crate) distances: Option<Distances>,
     /// What else is done to the scores.
     pub(crate) rules: ScoreRules,
     /// The KV head's keys in block 0.
@@ -292,6 +298,9 @@ pub(crate) unsafe fn attention<S: Simd, E: CacheElement<S>>(task: &AttentionTask
             false => task.partials.add((index - task.first_chunk) * partial_len(task.rows * task.group, task.head_dim)),
         };
         scores::<S, E>(task, memory, &chunk);
+        if let Some(distances) = &task.distances {
+            distances.add::<S, E>(task, memory, &chunk);
+        }
         if !task.bias.is_null() {
             add_bias::<S>(task, memory, &chunk, index);
         }

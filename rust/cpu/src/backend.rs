@@ -209,6 +209,15 @@ impl Backend for CpuBackend {
         self.step().for_rows(to.rows, to.cols, add)
     }
 
+    fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        check::same_shape("mul_assign", x, y)?;
+        require_disjoint("mul_assign", x, y)?;
+        let (to, from) = (self.view(x)?, self.view(y)?);
+        // SAFETY: as in `add_assign`.
+        let multiply = |row| unsafe { (self.kernels.mul_assign)(to.row(row), from.row(row), to.cols) };
+        self.step().for_rows(to.rows, to.cols, multiply)
+    }
+
     fn add_rms_norm(&self, x: &Tensor, residual: &mut Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         check::same_shape("add_assign", residual, x)?;
         check::rms_norm(residual, weight)?;
@@ -283,9 +292,9 @@ impl Backend for CpuBackend {
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
         let (cache, keys, values) = (self.cache(layer)?, self.view(k)?, self.view(v)?);
-        let (slots, head_dim) = (metadata.group(layer).slot_mapping.as_slice(), layer.spec.head_dim);
+        let (slots, head_dim) = (metadata.group(layer).slot_mapping.as_slice(), layer.kind().head_dim);
         // One task a head, so that rows with the same slot are written in order.
-        self.step().for_rows(layer.spec.num_kv_heads, slots.len() * head_dim, |head| {
+        self.step().for_rows(layer.kind().num_kv_heads, slots.len() * head_dim, |head| {
             for (row, slot) in slots.iter().enumerate() {
                 // SAFETY: rows, slots and heads were checked; this task alone writes the head.
                 unsafe {
@@ -330,12 +339,37 @@ impl Backend for CpuBackend {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor> {
         check::encoder_attention(q, k, v, query_start_loc, params)?;
-        let bias = params.relative_bias.as_ref().map(|bias| self.view(bias)).transpose()?;
+        let view = |x: &Option<Tensor>| x.as_ref().map(|x| self.view(x)).transpose();
+        let bias = view(&params.relative_bias)?;
+        let distances = match &params.disentangled {
+            Some(distances) => (view(&distances.keys)?, view(&distances.queries)?),
+            None => (None, None),
+        };
         let (q, k, v) = (self.view(q)?, self.view(k)?, self.view(v)?);
         let mut step = self.step();
         let (result, out) = step.result(q.rows, q.cols)?;
-        let operands = encoder_attend::Operands { q, k, v, bias, out };
+        let operands = encoder_attend::Operands { q, k, v, bias, distances, out };
         encoder_attend::attend(&mut step, self.kernels, operands, query_start_loc.as_slice(), params)?;
+        Ok(result)
+    }
+
+    fn unfold(&self, x: &Tensor, query_start_loc: &Indices, reach: usize) -> Result<Tensor> {
+        check::unfold(x, query_start_loc)?;
+        let from = self.view(x)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, (2 * reach + 1) * from.cols)?;
+        step.for_rows(from.rows, to.cols, |row| {
+            let sequence = query_start_loc.run_of(row);
+            // SAFETY: rows of the new result are each one task's.
+            let places = unsafe { to.row_slice_mut(row) }.chunks_exact_mut(from.cols.max(1));
+            for (place, to) in places.enumerate() {
+                match (row + place).checked_sub(reach).filter(|other| sequence.contains(other)) {
+                    // SAFETY: sequences are of rows that exist, and nothing writes these.
+                    Some(other) => to.copy_from_slice(unsafe { from.row_slice(other) }),
+                    None => to.fill(0.0),
+                }
+            }
+        })?;
         Ok(result)
     }
 
@@ -378,6 +412,22 @@ impl Backend for CpuBackend {
             }
         })?;
         Ok(Routing { experts, weights })
+    }
+
+    fn scale_experts(&self, routing: &mut Routing, scales: &Tensor) -> Result<()> {
+        check::same_shape("scale_experts", &routing.experts, &routing.weights)?;
+        let (experts, weights, table) =
+            (self.view(&routing.experts)?, self.view(&routing.weights)?, self.view(scales)?);
+        for row in 0..experts.rows {
+            // SAFETY: the rows exist, and nobody else touches them; the check has seen that there is one row of scales.
+            let (experts, weights) = unsafe { (experts.row_slice(row), weights.row_slice_mut(row)) };
+            for (expert, weight) in experts.iter().zip(weights) {
+                let number = check::scale_of_expert(*expert, scales)?;
+                // SAFETY: as above.
+                *weight *= unsafe { table.row_slice(0) }[number];
+            }
+        }
+        Ok(())
     }
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
@@ -517,9 +567,16 @@ fn rms_norm_row(kernels: &Kernels, from: View, weight: View, to: View, row: usiz
     }
 }
 
-/// Normalizes a row. Shapes are checked, the row of `to` the caller's alone.
+/// Normalizes every run of `weight.cols` columns of a row by its row of the weight. Shapes are checked, the row of `to` the
+/// caller's alone.
 fn layer_norm_row(kernels: &Kernels, from: View, (weight, bias): (View, Option<View>), to: View, row: usize, eps: f32) {
-    let bias = bias.map_or(std::ptr::null(), |bias| bias.row(0).cast_const());
-    // SAFETY: weight and bias are as wide as the row.
-    unsafe { (kernels.layer_norm)(from.row(row), weight.row(0), bias, to.row(row), from.cols, eps) };
+    for run in 0..weight.rows {
+        let start = run * weight.cols;
+        let bias = bias.map_or(std::ptr::null(), |bias| bias.row(run).cast_const());
+        // SAFETY: the runs fill the rows, which exist; weight and bias have a row for each; the row of `to` is the caller's alone.
+        unsafe {
+            let (from, to) = (from.row(row).add(start), to.row(row).add(start));
+            (kernels.layer_norm)(from, weight.row(run), bias, to, weight.cols, eps);
+        }
+    }
 }

@@ -15,6 +15,15 @@ pub(crate) unsafe fn add_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
     }
 }
 
+/// `x *= y`.
+#[inline(always)]
+pub(crate) unsafe fn mul_assign<S: Simd>(x: *mut f32, y: *const f32, n: usize) {
+    for i in (0..n).step_by(LANES) {
+        let product = S::mul(S::load_partial(x.add(i), n - i), S::load_partial(y.add(i), n - i));
+        S::store_partial(x.add(i), product, n - i);
+    }
+}
+
 /// `x += factor * y`.
 #[inline(always)]
 pub(crate) unsafe fn add_scaled<S: Simd>(x: *mut f32, y: *const f32, factor: f32, n: usize) {

@@ -19,6 +19,7 @@ use crate::arena::Buffer;
 use crate::attend::{TASK_QUERIES, WORTH_SHARING};
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, scratch_len};
 use crate::attention_scores::ScoreRules;
+use crate::encoder_distances::PackedDistances;
 use crate::kernels::Kernels;
 use crate::kv_cache::padded_head_dim;
 use crate::simd::LANES;
@@ -33,6 +34,8 @@ pub(crate) struct Operands {
     pub(crate) v: View,
     /// A row of biases by distance for each query head.
     pub(crate) bias: Option<View>,
+    /// Keys and queries of distances.
+    pub(crate) distances: (Option<View>, Option<View>),
     pub(crate) out: View,
 }
 
@@ -181,7 +184,12 @@ pub(crate) fn attend(
     let items = items(&spans, task_rows);
     let bias = operands.bias.map(|view| bias(view, longest));
     let positions: Vec<u32> = (0..longest as u32).collect();
-    let scratch = step.scratch(scratch_len(task_rows * group, head_dim))?;
+    let distances = params.disentangled.as_ref();
+    let distances = distances
+        .map(|distances| PackedDistances::new(step, operands.distances, distances, params, longest))
+        .transpose()?;
+    let task_len = scratch_len(task_rows * group, head_dim);
+    let scratch = step.scratch(task_len + distances.as_ref().map_or(0, PackedDistances::products_len))?;
     let run = kernels.attention(KvCacheDType::F32);
     let one = |task: usize, worker: usize| {
         let (item, head) = (items[task / params.num_kv_heads], task % params.num_kv_heads);
@@ -205,6 +213,9 @@ pub(crate) fn attend(
             rules: ScoreRules::NONE,
             bias: bias.as_ref().map_or(std::ptr::null(), bias_of),
             bias_stride: bias.as_ref().map_or(0, |bias| bias.stride),
+            distances: distances
+                .as_ref()
+                .map(|distances| distances.of_head(head, scratch.of(worker).wrapping_add(task_len))),
             keys: keys.cast(),
             values: keys.wrapping_add(packed.key_len()).cast(),
             block_bytes: packed.block_len() * size_of::<f32>(),

@@ -92,6 +92,7 @@ tables! {
     rms_norm = norm::rms_norm(x: *const f32, weight: *const f32, to: *mut f32, n: usize, eps: f32);
     layer_norm = norm::layer_norm(x: *const f32, weight: *const f32, bias: *const f32, to: *mut f32, n: usize, eps: f32);
     add_assign = elementwise::add_assign(x: *mut f32, y: *const f32, n: usize);
+    mul_assign = elementwise::mul_assign(x: *mut f32, y: *const f32, n: usize);
     add_scaled = elementwise::add_scaled(x: *mut f32, y: *const f32, factor: f32, n: usize);
     scale = elementwise::scale(x: *mut f32, factor: f32, n: usize);
     soft_cap = elementwise::soft_cap(x: *mut f32, cap: f32, n: usize);

@@ -1,7 +1,7 @@
 //! The paged cache's memory: keys transposed, so that attention needs no sums across lanes.
 //!
 //! ```text
-//!   cache    [num_blocks][layers_per_block][kv_heads][keys, then values]
+//!   cache    [num_blocks][layers of the group][kv_heads][keys, then values]
 //!
 //!   keys     [head_dim][block_size]                             values  [block_size][head_dim']
 //!
@@ -25,18 +25,20 @@ use std::any::Any;
 use std::sync::Arc;
 
 use rustllm_ops::quantize::TINY;
-use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheSpec, Result, Storage};
+use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheKind, KvCacheSpec, Result, Storage};
 
 use crate::kernels::Kernels;
 use crate::memory::{AlignedBytes, checked_size};
 use crate::simd::{LANES, Simd};
 
-/// A place in every block: keys and values of one layer of each group.
+/// A place in every block: keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct KvBlocks {
     /// Of all places.
     memory: Arc<AlignedBytes>,
+    /// Which of its group the layer is.
     place: usize,
+    kind: KvCacheKind,
     block_bytes: usize,
     spec: Arc<KvCacheSpec>,
     backend: u64,
@@ -58,12 +60,16 @@ fn position_bytes(width: usize, dtype: KvCacheDType) -> usize {
     width.saturating_mul(dtype.size()).saturating_add(dtype.scale_size())
 }
 
-/// Bytes of a block over all layers that it holds.
-pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
-    let widths = [spec.head_dim, padded_head_dim(spec.head_dim)];
+/// Bytes that a head's keys and values of a block take.
+fn head_bytes(kind: &KvCacheKind, spec: &KvCacheSpec) -> usize {
+    let widths = [kind.head_dim, padded_head_dim(kind.head_dim)];
     let position = widths.iter().map(|width| position_bytes(*width, spec.dtype)).fold(0, usize::saturating_add);
-    let counts = [spec.layers_per_block(), spec.num_kv_heads, spec.block_size];
-    counts.iter().fold(position, |bytes, count| bytes.saturating_mul(*count))
+    position.saturating_mul(spec.block_size)
+}
+
+/// Bytes of a block: what the layers of a group take, of the group where that is most.
+pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
+    spec.block_size_of(|kind| head_bytes(kind, spec).saturating_mul(kind.num_kv_heads))
 }
 
 impl KvBlocks {
@@ -78,17 +84,13 @@ impl KvBlocks {
     }
 
     fn key_bytes(&self) -> usize {
-        self.spec.block_size * position_bytes(self.spec.head_dim, self.spec.dtype)
-    }
-
-    fn value_bytes(&self) -> usize {
-        self.spec.block_size * position_bytes(padded_head_dim(self.spec.head_dim), self.spec.dtype)
+        self.spec.block_size * position_bytes(self.kind.head_dim, self.spec.dtype)
     }
 
     /// Keys of a head of block 0.
     pub(crate) fn keys(&self, head: usize) -> *mut u8 {
-        let before = self.place * self.spec.num_kv_heads + head;
-        self.memory.as_ptr().wrapping_add(before * (self.key_bytes() + self.value_bytes()))
+        let before = self.place * self.kind.num_kv_heads + head;
+        self.memory.as_ptr().wrapping_add(before * head_bytes(&self.kind, &self.spec))
     }
 
     /// Values of a head of block 0.
@@ -106,7 +108,7 @@ impl KvBlocks {
     /// # Safety
     /// `head` and `slot` are inside the cache, nobody else touches that head of that slot, and the machine runs the kernels.
     pub(crate) unsafe fn write(&self, kernels: &Kernels, head: usize, slot: usize, key: &[f32], value: &[f32]) {
-        let (block_size, width) = (self.spec.block_size, padded_head_dim(self.spec.head_dim));
+        let (block_size, width) = (self.spec.block_size, padded_head_dim(self.kind.head_dim));
         let (block, offset) = (slot / block_size, slot % block_size);
         let keys = self.keys(head).add(block * self.block_bytes());
         let values = self.values(head).add(block * self.block_bytes());
@@ -184,11 +186,11 @@ pub(crate) fn alloc(spec: &KvCacheSpec, backend: u64) -> Result<KvCache> {
     let size = checked_size(&[block_bytes(spec), spec.num_blocks], "the KV cache")?;
     let memory = Arc::new(AlignedBytes::huge(size, "the KV cache")?);
     let (block_bytes, shared) = (block_bytes(spec), Arc::new(spec.clone()));
-    let place = |place| -> Arc<dyn Storage> {
+    let place = |kind: &KvCacheKind, place| -> Arc<dyn Storage> {
         let (memory, spec) = (Arc::clone(&memory), Arc::clone(&shared));
-        Arc::new(KvBlocks { memory, place, block_bytes, spec, backend })
+        Arc::new(KvBlocks { memory, place, kind: *kind, block_bytes, spec, backend })
     };
-    Ok(KvCache::new(Arc::clone(&shared), &(0..spec.layers_per_block()).map(place).collect::<Vec<_>>()))
+    Ok(KvCache::new(Arc::clone(&shared), place))
 }
 
 #[cfg(test)]
@@ -204,8 +206,9 @@ mod tests {
         for dtype in KvCacheDType::ALL {
             for head_dim in [8, 40, 64, 512] {
                 let windows = [Some(8), None, Some(8), Some(8), None, Some(8), Some(8), None, Some(8)];
-                let groups = KvCacheGroup::cut(&windows);
-                let spec = KvCacheSpec { groups, num_kv_heads: 2, head_dim, block_size: 32, num_blocks: 5, dtype };
+                let kinds = windows.map(|sliding_window| KvCacheKind { sliding_window, num_kv_heads: 2, head_dim });
+                let groups = KvCacheGroup::cut(&kinds);
+                let spec = KvCacheSpec { groups, block_size: 32, num_blocks: 5, dtype };
                 let cache = alloc(&spec, 0).unwrap();
                 let layers: Vec<&KvBlocks> =
                     [1, 4, 7].map(|layer| cache.layer(layer).storage.as_any().downcast_ref().unwrap()).to_vec();
@@ -217,11 +220,28 @@ mod tests {
                 let mut next = layers[0].memory.as_ptr();
                 for (i, start) in starts.enumerate() {
                     assert_eq!(start, next, "{dtype}, heads of {head_dim}");
-                    next = next.wrapping_add(if i % 2 == 0 { layers[0].key_bytes() } else { layers[0].value_bytes() });
+                    let keys = layers[0].key_bytes();
+                    let values = head_bytes(&layers[0].kind, &spec) - keys;
+                    next = next.wrapping_add(if i % 2 == 0 { keys } else { values });
                 }
                 assert_eq!(next as usize - layers[0].memory.as_ptr() as usize, block_bytes(&spec), "{dtype}");
             }
         }
+    }
+
+    #[test]
+    fn a_block_holds_the_group_that_takes_most() {
+        let kind = |sliding_window, num_kv_heads, head_dim| KvCacheKind { sliding_window, num_kv_heads, head_dim };
+        let kinds = [kind(None, 1, 512), kind(Some(8), 2, 128), kind(Some(8), 2, 128), kind(None, 1, 512)];
+        let groups = KvCacheGroup::cut(&kinds);
+        let spec = KvCacheSpec { groups, block_size: 16, num_blocks: 3, dtype: KvCacheDType::BF16 };
+        // Two full layers, or the two windowed ones, which take half of that.
+        assert_eq!((spec.groups.len(), block_bytes(&spec)), (2, 2 * 2 * 16 * 512 * 2));
+        let cache = alloc(&spec, 0).unwrap();
+        let place = |layer| cache.layer(layer).storage.as_any().downcast_ref::<KvBlocks>().unwrap();
+        let start = place(0).memory.as_ptr() as usize;
+        assert_eq!([0, 3, 1, 2].map(|layer| place(layer).keys(0) as usize - start), [0, 32768, 0, 16384]);
+        assert_eq!(place(1).block_bytes(), place(0).block_bytes());
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod attention_tile;
 mod backend;
 mod elementwise;
 mod encoder_attend;
+mod encoder_distances;
 mod error;
 mod gemm;
 mod isa;

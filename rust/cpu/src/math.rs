@@ -99,6 +99,10 @@ pub(crate) unsafe fn activate<S: Simd>(activation: Activation, x: S::V) -> S::V 
             S::mul(x, sigmoid::<S>(S::mul(S::mul(x, S::splat(1.595_769)), inner)))
         }
         Activation::Relu => S::max(S::splat(0.0), x),
+        Activation::ReluSquared => {
+            let positive = S::max(S::splat(0.0), x);
+            S::mul(positive, positive)
+        }
         // 2 sigmoid(2 x) - 1.
         Activation::Tanh => S::mul_add(S::splat(2.0), sigmoid::<S>(S::add(x, x)), S::splat(-1.0)),
     }
@@ -161,8 +165,14 @@ mod tests {
 
     #[test]
     fn activations_keep_nan() {
-        for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh]
-        {
+        for activation in [
+            Activation::Silu,
+            Activation::Gelu,
+            Activation::GeluTanh,
+            Activation::Relu,
+            Activation::ReluSquared,
+            Activation::Tanh,
+        ] {
             // SAFETY: plain Rust runs anywhere.
             let got = unsafe { activate::<Scalar>(activation, [f32::NAN; LANES]) };
             assert!(got[0].is_nan(), "{activation:?}");

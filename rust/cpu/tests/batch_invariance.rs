@@ -7,8 +7,8 @@ use rustllm_ops::conformance::{
     random_tensor, random_weight, rows_of,
 };
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
-    RopeTable, Tensor,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheKind,
+    KvCacheSpec, Result, RopeTable, Tensor,
 };
 
 type Op<'a> = Box<dyn Fn(Tensor, &[u32]) -> Result<Tensor> + 'a>;
@@ -199,7 +199,14 @@ fn fused_norms_are_the_ops_they_are_made_of() {
 #[test]
 fn elementwise() {
     let cols = 1030;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+    for activation in [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Tanh,
+    ] {
         let name = format!("{activation:?}");
         check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.activation(&x, activation))));
         let name = format!("gated {activation:?}");
@@ -213,6 +220,18 @@ fn elementwise() {
             Ok(Box::new(|mut x, _| {
                 let y = x.clone();
                 backend.add_assign(&mut x, &y)?;
+                Ok(x)
+            }))
+        },
+    );
+    check(
+        "mul_assign",
+        cols,
+        |_| true,
+        |backend| {
+            Ok(Box::new(|mut x, _| {
+                let y = x.clone();
+                backend.mul_assign(&mut x, &y)?;
                 Ok(x)
             }))
         },
@@ -243,11 +262,9 @@ fn chunked(
     chunks: &[usize],
     table: &[u32],
 ) -> Result<Vec<Vec<u32>>> {
-    let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.shape;
+    let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = case.shape;
     let spec = KvCacheSpec {
-        groups: KvCacheGroup::cut(&[case.shape.sliding_window]),
-        num_kv_heads,
-        head_dim,
+        groups: KvCacheGroup::cut(&[KvCacheKind { sliding_window, num_kv_heads, head_dim }]),
         block_size: case.block_size,
         num_blocks: 1 + *table.iter().max().expect("a block") as usize,
         dtype: case.dtype,

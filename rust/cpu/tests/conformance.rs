@@ -1,8 +1,10 @@
 //! The CPU backend against the reference, for every instruction set of this machine and several numbers of threads.
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
-use rustllm_ops::conformance::{Case, attention_table, cases, moe_table, random_tensor};
-use rustllm_ops::{AttentionParams, Backend, Error, KvCacheDType, KvCacheGroup, KvCacheSpec};
+use rustllm_ops::conformance::{Case, attention_table, cases, encoder_table, moe_table, random_tensor};
+use rustllm_ops::{
+    AttentionParams, Backend, DisentangledParams, Error, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec,
+};
 
 fn backend(isa: Isa, num_threads: usize) -> CpuBackend {
     CpuBackend::new(CpuOptions { num_threads: Some(num_threads), isa: Some(isa) }).expect("an available set")
@@ -43,10 +45,9 @@ fn instruction_sets_and_threads_agree_bit_for_bit() {
 #[test]
 fn refuses_blocks_that_do_not_hold_whole_vectors() {
     let backend = backend(Isa::Scalar, 1);
+    let kind = KvCacheKind { sliding_window: None, num_kv_heads: 1, head_dim: 8 };
     let spec = |block_size| KvCacheSpec {
-        groups: KvCacheGroup::cut(&[None]),
-        num_kv_heads: 1,
-        head_dim: 8,
+        groups: KvCacheGroup::cut(&[kind]),
         block_size,
         num_blocks: 2,
         dtype: KvCacheDType::F32,
@@ -72,6 +73,26 @@ fn refuses_rules_for_scores_that_do_not_fit() {
     assert!(message_of_three.contains("alibi_slopes is [1, 3], expected [1, 4]"), "{message_of_three}");
     let message_of_cap = message(&|shape| shape.soft_cap = Some(0.0));
     assert!(message_of_cap.contains("soft_cap must be above 0"), "{message_of_cap}");
+}
+
+#[test]
+fn refuses_distances_that_do_not_fit() {
+    let backend = backend(Isa::Scalar, 1);
+    // Three heads of eight elements, nine buckets.
+    let case = encoder_table().into_iter().find(|case| case.distances.is_some()).expect("one of distances");
+    let message = |change: &dyn Fn(&mut DisentangledParams)| {
+        let mut params = case.params(&backend).unwrap();
+        change(params.disentangled.as_mut().expect("the case has some"));
+        let (x, starts) = (random_tensor(&backend, 2, 24, 1).unwrap(), backend.indices(vec![0, 2]).unwrap());
+        backend.encoder_attention(&x, &x, &x, &starts, &params).unwrap_err().to_string()
+    };
+    let buckets = |buckets: &[u32]| backend.indices(buckets.to_vec()).unwrap();
+    let narrow = message(&|distances| distances.keys = Some(random_tensor(&backend, 9, 20, 1).unwrap()));
+    assert!(narrow.contains("keys of distances of 20 columns for 3 heads of 8"), "{narrow}");
+    let even = message(&|distances| distances.buckets = buckets(&[0, 1]));
+    assert!(even.contains("2 distances have no middle"), "{even}");
+    let past = message(&|distances| distances.buckets = buckets(&[0, 9, 1]));
+    assert!(past.contains("bucket 9 is not below 9"), "{past}");
 }
 
 #[test]

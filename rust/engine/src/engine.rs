@@ -46,7 +46,7 @@ pub struct ModelInfo {
     pub max_model_len: usize,
     /// The paged cache: which layers share blocks, and how many blocks there are.
     pub kv_cache: KvCacheSpec,
-    /// Bytes of the cache. A block holds `block_size` tokens of `kv_cache.layers_per_block()` layers.
+    /// Bytes of the cache. A block holds `block_size` tokens of the layers of one group.
     pub kv_cache_bytes: usize,
     /// Tokens that end a sequence.
     pub eos_token_ids: Vec<u32>,
@@ -223,7 +223,7 @@ impl Engine {
             prompt_token_ids: request.prompt_token_ids,
             params: Arc::new(SamplingParams::default()),
             priority: request.priority,
-            cache_salt: None,
+            cache_salt: request.cache_salt,
             seed: 0,
             pooling: Some(Arc::new(input)),
         };
@@ -408,7 +408,7 @@ fn plan(
     };
     if !loaded.model.is_bidirectional() {
         scheduler.block_size = config.block_size;
-        scheduler.sliding_windows = spec.groups.iter().map(|group| group.sliding_window).collect();
+        scheduler.sliding_windows = spec.groups.iter().map(|group| group.kind.sliding_window).collect();
         let (groups, budget) = (scheduler.kv_cache_groups(), memory::budget(config, backend)?);
         (scheduler.num_blocks, scheduler.max_model_len) =
             memory::plan(config, &groups, block_bytes, loaded.max_model_len, budget)?;

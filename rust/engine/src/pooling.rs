@@ -28,6 +28,8 @@ pub struct PoolingRequest {
     pub params: PoolingParams,
     /// Lower runs first under the priority policy.
     pub priority: i32,
+    /// Requests share cached prefixes only with requests of the same salt.
+    pub cache_salt: Option<String>,
 }
 
 /// What was made of a prompt.

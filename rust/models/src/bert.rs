@@ -1,7 +1,7 @@
 //! BERT (arXiv:1810.04805), and what differs from it by how positions are counted, by the embeddings' width or by its heads:
 //! RoBERTa, XLM-RoBERTa, CamemBERT and ELECTRA.
 
-use rustllm_ops::Activation;
+use rustllm_ops::{Activation, EncoderAttentionParams};
 
 use crate::LoadError;
 use crate::config::encoder::EncoderConfig;
@@ -16,21 +16,28 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
         if width == hidden { None } else { Some(base.linear("embeddings_project", hidden, width, true)?) };
     Ok(Encoder {
         embedding: EncoderEmbedding { projection, ..base.child("embeddings").encoder_embedding(config)? },
-        blocks: (0..config.num_layers).map(|layer| block(&layers.child(layer), config)).collect::<Result<_, _>>()?,
+        blocks: (0..config.num_layers)
+            .map(|layer| block(&layers.child(layer), config, ["query", "key", "value"], config.attention_params()))
+            .collect::<Result<_, _>>()?,
         norm: None,
     })
 }
 
-fn block(loader: &Loader<'_>, config: &EncoderConfig) -> Result<Box<dyn Block>, LoadError> {
+/// A layer, its projections by the names `qkv`.
+pub(crate) fn block(
+    loader: &Loader<'_>,
+    config: &EncoderConfig,
+    qkv: [&str; 3],
+    params: EncoderAttentionParams,
+) -> Result<Box<dyn Block>, LoadError> {
     let (hidden, eps) = (config.hidden_size, config.norm_eps);
     let attention = loader.child("attention");
-    let qkv = ["query", "key", "value"].map(|name| (name, hidden));
     Ok(Box::new(EncoderPostNormBlock {
         attention: EncoderAttention {
-            qkv: attention.child("self").joined_linear(&qkv, hidden, true)?,
+            qkv: attention.child("self").joined_linear(&qkv.map(|name| (name, hidden)), hidden, true)?,
             output: attention.linear("output.dense", hidden, hidden, true)?,
             rope: None,
-            params: config.attention_params(),
+            params,
         },
         attention_norm: attention.layer_norm("output.LayerNorm", hidden, eps)?,
         feed_forward: loader.encoder_feed_forward("intermediate.dense", "output.dense", config)?,

@@ -1,5 +1,6 @@
-//! Cohere's Command R: Llama's parts side by side on one norm.
+//! Cohere's Command R, and the largest StableLM 2: Llama's parts side by side on one norm.
 
+use crate::config::BlockKind;
 use crate::layers::{Block, ParallelBlock};
 use crate::llama;
 use crate::loader::Loader;
@@ -7,6 +8,14 @@ use crate::{LoadError, Model, ModelConfig};
 
 pub(crate) fn build(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
     llama::decoder(loader, config, block)
+}
+
+/// StableLM, whose parts stand one after the other in most models.
+pub(crate) fn build_stablelm(loader: &Loader<'_>, config: &ModelConfig) -> Result<Box<dyn Model>, LoadError> {
+    match config.block {
+        BlockKind::Parallel { .. } => build(loader, config),
+        BlockKind::PreNorm | BlockKind::PostNorm => llama::build(loader, config),
+    }
 }
 
 fn block(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Box<dyn Block>, LoadError> {

@@ -13,11 +13,12 @@ pub(crate) mod encoder;
 pub(crate) mod families;
 pub(crate) mod fields;
 mod moe;
+mod quantization;
 mod rope;
 
 use std::path::Path;
 
-use rustllm_ops::{Activation, AttentionParams, DType};
+use rustllm_ops::{Activation, AttentionParams, DType, KvCacheKind};
 use serde_json::{Map, Value};
 
 use crate::LoadError;
@@ -25,6 +26,7 @@ use crate::registry::{self, Architecture, Found};
 use crate::rope::{RopeConfig, RopeScaling};
 use fields::Fields;
 pub use moe::{MoeConfig, SharedExpertConfig};
+pub use quantization::Fp8Config;
 
 /// What a decoder computes, in one vocabulary for all families.
 #[derive(Debug, Clone, PartialEq)]
@@ -49,6 +51,8 @@ pub struct ModelConfig {
     pub norm: NormConfig,
     /// What differs from layer to layer, one entry each.
     pub layers: Vec<LayerConfig>,
+    /// The inputs that each layer has of its own, if any.
+    pub per_layer_input: Option<PerLayerInputConfig>,
     /// Factors between the parts.
     pub multipliers: Multipliers,
     /// What logits are kept below in magnitude, by a tanh.
@@ -59,6 +63,8 @@ pub struct ModelConfig {
     pub max_position_embeddings: usize,
     /// Longest sequence, prompt and output: what the positions reach, or less if the user asked for less.
     pub max_model_len: usize,
+    /// How weights in FP8 are scaled, if the checkpoint says that it has any.
+    pub fp8: Option<Fp8Config>,
     /// Element type the checkpoint says it has.
     pub dtype: Option<DType>,
     /// Tokens that end a sequence: `generation_config.json`'s, else `config.json`'s.
@@ -142,6 +148,8 @@ pub enum QkNorm {
     Head,
     /// All heads of a token together.
     Row,
+    /// Each head by mean and variance, with a weight of its own.
+    EachHead,
 }
 
 /// The feed-forward layers.
@@ -195,6 +203,15 @@ impl Default for Multipliers {
     }
 }
 
+/// A second table of the tokens, of which each layer reads a part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PerLayerInputConfig {
+    /// Rows of the table: as many as the embedding has, or more.
+    pub vocab_size: usize,
+    /// Columns of a layer's part.
+    pub size: usize,
+}
+
 /// What one attention layer does differently from the next.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerConfig {
@@ -204,6 +221,29 @@ pub struct LayerConfig {
     pub sliding_window: Option<usize>,
     /// Rotary positions, if the layer has them.
     pub rope: Option<RopeConfig>,
+    /// Key/value heads and elements of a head, where they are others than [`AttentionConfig`] says.
+    pub kv_heads: Option<(usize, usize)>,
+    /// The earlier layer whose keys and values this one reads, if it has none of its own. Layers that have come first.
+    pub kv_source: Option<usize>,
+    /// Whether values are the keys as they are before their norm.
+    pub keys_are_values: bool,
+    /// Width inside the feed-forward layer, where it is another than [`FeedForwardConfig`] says.
+    pub intermediate_size: Option<usize>,
+}
+
+impl LayerConfig {
+    /// A layer that sees all positions and knows none.
+    pub fn new(attention_scale: f32) -> Self {
+        Self {
+            attention_scale,
+            sliding_window: None,
+            rope: None,
+            kv_heads: None,
+            kv_source: None,
+            keys_are_values: false,
+            intermediate_size: None,
+        }
+    }
 }
 
 impl ModelConfig {
@@ -222,7 +262,9 @@ impl ModelConfig {
 
     /// Reads the fields of a `config.json` as `architecture` does.
     pub(crate) fn read(dir: &Path, fields: &Fields, architecture: &'static Architecture) -> Result<Self, LoadError> {
-        let mut config = (architecture.config)(fields, architecture.name)?;
+        let (fields, fp8) = quantization::take_fp8(fields)?;
+        let mut config = (architecture.config)(&fields, architecture.name)?;
+        config.fp8 = fp8;
         if let Some(generation) = Fields::read(&dir.join("generation_config.json"))? {
             let ids = generation.token_ids("eos_token_id")?;
             if !ids.is_empty() {
@@ -257,15 +299,26 @@ impl ModelConfig {
         short.fold(self.max_model_len, usize::min)
     }
 
-    /// Positions that each layer sees, `None` where its window reaches past the longest sequence.
-    pub fn sliding_windows(&self) -> Vec<Option<usize>> {
-        let of_layer = |layer: &LayerConfig| layer.sliding_window.filter(|window| *window < self.max_model_len);
-        self.layers.iter().map(of_layer).collect()
+    /// What each layer that has keys and values of its own keeps of a token: for ever, where its window reaches past the
+    /// longest sequence.
+    pub fn kv_cache_kinds(&self) -> Vec<KvCacheKind> {
+        let of_layer = |layer: &LayerConfig| {
+            let sliding_window = layer.sliding_window.filter(|window| *window < self.max_model_len);
+            let (num_kv_heads, head_dim) = self.kv_heads(layer);
+            KvCacheKind { sliding_window, num_kv_heads, head_dim }
+        };
+        self.layers.iter().take_while(|layer| layer.kv_source.is_none()).map(of_layer).collect()
+    }
+
+    /// Key/value heads of a layer, and elements of a head.
+    fn kv_heads(&self, layer: &LayerConfig) -> (usize, usize) {
+        layer.kv_heads.unwrap_or((self.attention.num_kv_heads, self.attention.head_dim))
     }
 
     /// What layer `layer`'s attention computes.
     pub fn attention_params(&self, layer: usize) -> AttentionParams {
-        let AttentionConfig { num_heads, num_kv_heads, head_dim, soft_cap, .. } = self.attention;
+        let AttentionConfig { num_heads, soft_cap, .. } = self.attention;
+        let (num_kv_heads, head_dim) = self.kv_heads(&self.layers[layer]);
         AttentionParams {
             scale: self.layers[layer].attention_scale,
             sliding_window: self.layers[layer].sliding_window,

@@ -9,6 +9,7 @@
 //!                 stream ◄───────────────────────┘
 //!   SandwichBlock          a Norm after each of the two as well
 //!   PostNormBlock          a Norm after each of the two only
+//!   SideInputBlock         that, perhaps experts beside the feed-forward layer, an input of the layer's own, and a factor
 //!   NormedSumBlock         a Norm of the stream after each of the two, which then starts anew
 //!   ParallelBlock          both on one Norm of the stream
 //!   TwoNormParallelBlock   each on a Norm of its own
@@ -25,17 +26,21 @@ mod latent_attention;
 mod linear;
 mod moe;
 mod norm;
+mod per_layer_input;
 mod residual;
+mod side_input;
 
-pub(crate) use attention::{Attention, SelfAttention};
+pub(crate) use attention::{Attention, SelfAttention, SharedKvAttention};
 pub(crate) use block::{Block, BuildBlock, ParallelBlock, PostNormBlock, PreNormBlock, SandwichBlock};
 pub(crate) use decoder::{Decoder, Embedding};
 pub(crate) use encoder::{Encoder, EncoderEmbedding};
-pub(crate) use encoder_block::{EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
+pub(crate) use encoder_block::{ConvolvedBlock, EncoderAttention, EncoderPostNormBlock, EncoderPreNormBlock};
 pub(crate) use feed_forward::FeedForward;
 pub(crate) use head::{Head, HeadLayer};
 pub(crate) use latent_attention::LatentAttention;
 pub(crate) use linear::Linear;
 pub(crate) use moe::Moe;
 pub(crate) use norm::Norm;
+pub(crate) use per_layer_input::{PerLayerEmbedding, PerLayerInput};
 pub(crate) use residual::ResidualStream;
+pub(crate) use side_input::{ExpertsBeside, SideInputBlock};

@@ -16,11 +16,13 @@ mod bloom;
 mod checkpoint;
 mod cohere;
 mod config;
+mod deberta;
 mod deepseek;
 mod distilbert;
 mod error;
 mod falcon;
 mod gemma2;
+mod gemma4;
 mod glm4;
 mod gpt2;
 mod gpt_neox;
@@ -51,8 +53,8 @@ use rustllm_ops::{DType, WeightFormat};
 use serde_json::{Map, Value};
 
 pub use config::{
-    AttentionConfig, BlockKind, FeedForwardConfig, LatentConfig, LayerConfig, ModelConfig, MoeConfig, Multipliers,
-    NormConfig, NormKind, QkNorm, SharedExpertConfig,
+    AttentionConfig, BlockKind, FeedForwardConfig, Fp8Config, LatentConfig, LayerConfig, ModelConfig, MoeConfig,
+    Multipliers, NormConfig, NormKind, PerLayerInputConfig, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
 pub use load::{load, weight_bytes};

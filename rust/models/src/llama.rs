@@ -18,13 +18,23 @@ pub(crate) fn decoder(
     config: &ModelConfig,
     block: BuildBlock,
 ) -> Result<Box<dyn Model>, LoadError> {
+    Ok(Box::new(unboxed_decoder(loader, config, block)?))
+}
+
+/// The same, to be added to.
+pub(crate) fn unboxed_decoder(
+    loader: &Loader<'_>,
+    config: &ModelConfig,
+    block: BuildBlock,
+) -> Result<Decoder, LoadError> {
     let base = loader.base_model("model", "embed_tokens.weight");
     let tokens = base.token_embedding("embed_tokens", config)?;
     let lm_head = loader.lm_head("lm_head", config.tie_word_embeddings, &base, ("embed_tokens", &tokens))?;
-    let embedding = Embedding { multiplier: loader.embedding_multiplier(config), ..Embedding::new(tokens) };
+    let multiplier = loader.rounded_multiplier(config.multipliers.embedding);
+    let embedding = Embedding { multiplier, ..Embedding::new(tokens) };
     let blocks = base.blocks("layers", config, block)?;
     let norm = base.norm("norm", config.hidden_size, config.norm)?;
-    Ok(Box::new(Decoder::new(config, embedding, blocks, norm, lm_head)))
+    Ok(Decoder::new(config, embedding, blocks, norm, lm_head))
 }
 
 fn block(loader: &Loader<'_>, config: &ModelConfig, layer: usize) -> Result<Box<dyn Block>, LoadError> {
@@ -49,9 +59,11 @@ pub(crate) fn attention(loader: &Loader<'_>, config: &ModelConfig, layer: usize)
             None => None,
             Some(QkNorm::Head) => Some(norms(head_dim, head_dim)?),
             Some(QkNorm::Row) => Some(norms(q, kv)?),
+            Some(QkNorm::EachHead) => Some(loader.norms_of_each_head(config, layer)?),
         },
         rope: loader.rope(config, layer)?,
         clip_qkv: None,
+        v_norm: None,
         params: config.attention_params(layer),
         layer,
     })

@@ -174,7 +174,8 @@ fn load_decoder(
     formats.all().into_iter().try_for_each(|format| supported(backend, format))?;
     let mut ignored = |_, _| {};
     let generates = head == DecoderHead::CausalLm;
-    let loading = Loading::new(backend, &checkpoint, formats, generates, options.progress.unwrap_or(&mut ignored));
+    let mut loading = Loading::new(backend, &checkpoint, formats, generates, options.progress.unwrap_or(&mut ignored));
+    loading.fp8 = config.fp8;
     let loader = Loader::new(&loading);
     let model = (architecture.build)(&loader, &config)?;
     let context = Context { backend, formats, reduction: options.pooler.reduction, finishes: options.pooler.finishes };
@@ -188,7 +189,11 @@ fn load_decoder(
             Some(folder.classes(&context, width, Reduction::Last, score)?)
         }
     };
-    let unused = |name: &str| (architecture.is_buffer)(name) || (head == DecoderHead::Base && name == "score.weight");
+    // What activations would be scaled by if they were in FP8 too.
+    let of_inputs = |name: &str| config.fp8.is_some() && name.ends_with(".input_scale");
+    let unused = |name: &str| {
+        (architecture.is_buffer)(name) || of_inputs(name) || (head == DecoderHead::Base && name == "score.weight")
+    };
     let num_parameters = loading.finish(folder.name, unused)?;
     let (max_model_len, eos_token_ids) = (config.max_model_len, config.eos_token_ids);
     let architecture = folder.name.to_owned();
@@ -249,7 +254,7 @@ fn load_encoder(
 
 /// What encoders' checkpoints have besides the model that is asked for: position numbers, and the layers of heads.
 fn is_unused(name: &str, base: &str) -> bool {
-    const HEADS: [&str; 14] = [
+    const HEADS: [&str; 16] = [
         "classifier.",
         "cls.",
         "decoder.",
@@ -258,6 +263,8 @@ fn is_unused(name: &str, base: &str) -> bool {
         "generator_predictions.",
         "head.",
         "lm_head.",
+        "lm_predictions.",
+        "mask_predictions.",
         "pooler.",
         "pre_classifier.",
         "predictions.",

@@ -1,12 +1,15 @@
 //! From checkpoint tensors to weights: the one place that fuses, transposes, renames and converts them.
 
 mod biased_experts;
+mod distances;
 mod encoder;
 mod experts;
+mod fp8;
 mod latent_attention;
 mod layers;
 mod mxfp4;
 mod owned_matrix;
+mod pieces;
 mod qkv;
 
 use std::cell::{Cell, RefCell};
@@ -16,7 +19,7 @@ use std::fmt::{self, Display};
 use rustllm_ops::{Backend, DType, HostMatrix, RopeTable, Tensor, Weight, WeightFormat};
 
 use crate::checkpoint::{Checkpoint, TensorView, weight_dtype};
-use crate::config::{NormConfig, NormKind};
+use crate::config::{Fp8Config, NormConfig, NormKind};
 use crate::layers::{Linear, Norm};
 use crate::rope::RopeConfig;
 use crate::{LoadError, ModelConfig};
@@ -58,6 +61,8 @@ pub(crate) struct Loading<'a> {
     formats: Formats,
     /// Whether the output projection is wanted.
     generates: bool,
+    /// Blocks of weights in FP8, where there may be any.
+    pub(crate) fp8: Option<Fp8Config>,
     total_bytes: u64,
     used: RefCell<HashSet<String>>,
     bytes: Cell<u64>,
@@ -81,6 +86,7 @@ impl<'a> Loading<'a> {
             checkpoint,
             formats,
             generates,
+            fp8: None,
             total_bytes: checkpoint.total_bytes(),
             used: RefCell::default(),
             bytes: Cell::new(0),
@@ -222,19 +228,21 @@ impl<'a> Loader<'a> {
     ) -> Result<Linear> {
         let (hidden, bias) = (config.hidden_size, config.attention.qkv_bias);
         let sizes = [config.q_size(), config.kv_size(), config.kv_size()];
-        let Some(rope) = config.layers[layer].rope.as_ref().filter(|rope| rope.interleaved) else {
+        let order = qkv::rotary_order(config, layer);
+        if order.is_none() {
             let [q, k, v] = parts;
             return self.fused_linear(fused, &[(q, sizes[0]), (k, sizes[1]), (v, sizes[2])], hidden, bias);
-        };
-        let order = Some((rope.rotary_dim, config.attention.head_dim));
+        }
         let part = |i: usize| Part { order: order.filter(|_| i < 2), ..Part::new(parts[i], sizes[i]) };
         self.side_by_side(&[part(0), part(1), part(2)], hidden, bias)
     }
 
     fn side_by_side(&self, parts: &[Part<'_>], in_features: usize, bias: bool) -> Result<Linear> {
+        let stored = parts.iter().map(|part| self.stored_matrix(part.name, part.out_features, in_features));
+        let stored = stored.collect::<Result<Vec<_>>>()?;
         let (mut matrices, mut ordered, mut biases) = (Vec::new(), Vec::new(), Vec::new());
-        for part in parts {
-            let matrix = self.matrix(&format!("{}.weight", part.name), part.out_features, in_features)?;
+        for (part, stored) in parts.iter().zip(&stored) {
+            let matrix = stored.view()?;
             let row_bytes = in_features * matrix.dtype.size();
             let row = |row: usize| &matrix.bytes[row * row_bytes..(row + 1) * row_bytes];
             ordered.push(part.order.map(|_| part.rows().flat_map(row).copied().collect::<Vec<u8>>()));
@@ -296,15 +304,15 @@ impl<'a> Loader<'a> {
     }
 
     /// Takes note of a tensor that is not needed, should it be there.
-    fn ignore(&self, name: &str) {
+    pub(crate) fn ignore(&self, name: &str) {
         self.loading.used.borrow_mut().insert(self.full(name));
     }
 
-    /// Factor on the embeddings, rounded as the table is: models are trained with it in the table's element type.
-    pub(crate) fn embedding_multiplier(&self, config: &ModelConfig) -> f32 {
+    /// Factor on rows of a table, rounded as the table is: models are trained with it in the table's element type.
+    pub(crate) fn rounded_multiplier(&self, multiplier: f32) -> f32 {
         match self.loading.formats.table {
-            WeightFormat::Dense(dtype) => dtype.round(config.multipliers.embedding),
-            _ => config.multipliers.embedding,
+            WeightFormat::Dense(dtype) => dtype.round(multiplier),
+            _ => multiplier,
         }
     }
 
@@ -322,6 +330,18 @@ impl<'a> Loader<'a> {
                 Ok(Norm::Layer { weight, bias, eps })
             }
         }
+    }
+
+    /// A root mean square norm whose weight is the tensor `name` times `factor`, ones where there is no tensor.
+    pub(crate) fn scaled_norm(&self, name: Option<&str>, width: usize, factor: f32, eps: f32) -> Result<Norm> {
+        let weight = name.map_or_else(|| Ok(vec![1.0; width]), |name| self.values(name, width))?;
+        let scaled: Vec<f32> = weight.iter().map(|weight| weight * factor).collect();
+        Ok(Norm::Rms { weight: self.vector(&scaled)?, eps })
+    }
+
+    /// The number that the tensor `name` holds.
+    pub(crate) fn scalar(&self, name: &str) -> Result<f32> {
+        Ok(self.values(name, 1)?[0])
     }
 
     /// The score of each head's attention sink.

@@ -27,6 +27,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
             tokens: embeddings.embedding("tok_embeddings", config.vocab_size, hidden)?,
             positions: None,
             token_types: None,
+            widening: None,
             norm: embeddings.layer_norm_with("norm", hidden, config.norm_eps, shifts)?,
             projection: None,
         },

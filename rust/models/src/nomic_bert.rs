@@ -34,6 +34,7 @@ pub(crate) fn build(base: &Loader<'_>, config: &EncoderConfig) -> Result<Encoder
             tokens: tables.embedding("word_embeddings", config.vocab_size, config.hidden_size)?,
             positions: None,
             token_types: Some(tables.embedding("token_type_embeddings", config.type_vocab_size, config.hidden_size)?),
+            widening: None,
             norm: base.layer_norm("emb_ln", config.hidden_size, config.norm_eps)?,
             projection: None,
         },

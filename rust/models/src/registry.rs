@@ -12,8 +12,9 @@ use crate::config::fields::Fields;
 use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
 use crate::{
-    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deepseek, distilbert, falcon, gemma2, glm4, gpt_neox,
-    gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
+    LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deberta, deepseek, distilbert, falcon, gemma2, gemma4,
+    glm4,
+    gpt_neox, gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
 };
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;
@@ -33,6 +34,7 @@ pub(crate) struct Architecture {
 
 #[rustfmt::skip]
 const ARCHITECTURES: &[Architecture] = &[
+    Architecture { name: "ArceeForCausalLM", config: families::arcee, build: starcoder2::build_arcee, is_buffer: llama::is_buffer },
     Architecture { name: "BloomForCausalLM", config: families::bloom, build: bloom::build, is_buffer: none },
     Architecture { name: "CodeGenForCausalLM", config: families::codegen, build: gptj::build, is_buffer: gptj::is_buffer },
     Architecture { name: "Cohere2ForCausalLM", config: families::cohere2, build: cohere::build, is_buffer: llama::is_buffer },
@@ -44,6 +46,10 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "Gemma2ForCausalLM", config: families::gemma2, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForCausalLM", config: families::gemma3, build: gemma2::build, is_buffer: llama::is_buffer },
     Architecture { name: "Gemma3ForConditionalGeneration", config: families::gemma3_text_of_images, build: gemma2::build_text, is_buffer: gemma2::is_image_tensor },
+    Architecture { name: "Gemma4ForCausalLM", config: families::gemma4, build: gemma4::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma4ForConditionalGeneration", config: families::gemma4_text_of_media, build: gemma4::build_text, is_buffer: gemma4::is_media_tensor },
+    Architecture { name: "Gemma4UnifiedForCausalLM", config: families::gemma4_unified, build: gemma4::build, is_buffer: llama::is_buffer },
+    Architecture { name: "Gemma4UnifiedForConditionalGeneration", config: families::gemma4_unified_text_of_media, build: gemma4::build_text, is_buffer: gemma4::is_media_tensor },
     Architecture { name: "GemmaForCausalLM", config: families::gemma, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Glm4ForCausalLM", config: families::glm, build: glm4::build, is_buffer: llama::is_buffer },
     Architecture { name: "GlmForCausalLM", config: families::glm, build: llama::build, is_buffer: llama::is_buffer },
@@ -68,7 +74,7 @@ const ARCHITECTURES: &[Architecture] = &[
     Architecture { name: "Qwen3ForCausalLM", config: families::qwen3, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "Qwen3MoeForCausalLM", config: families::qwen3_moe, build: llama::build, is_buffer: llama::is_buffer },
     Architecture { name: "SmolLM3ForCausalLM", config: families::smollm3, build: llama::build, is_buffer: llama::is_buffer },
-    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: llama::build, is_buffer: llama::is_buffer },
+    Architecture { name: "StableLmForCausalLM", config: families::stablelm, build: cohere::build_stablelm, is_buffer: llama::is_buffer },
     Architecture { name: "Starcoder2ForCausalLM", config: families::starcoder2, build: starcoder2::build, is_buffer: llama::is_buffer },
 ];
 
@@ -110,10 +116,11 @@ const WORDS: &str = "embeddings.word_embeddings.weight";
 const TOKENS: &str = "embeddings.tok_embeddings.weight";
 
 #[rustfmt::skip]
-const ENCODERS: [EncoderFamily; 10] = [
+const ENCODERS: [EncoderFamily; 11] = [
     EncoderFamily { prefix: "Albert", base: ("albert", WORDS), config: families::albert, build: albert::build, head: albert::head },
     EncoderFamily { prefix: "Bert", base: ("bert", WORDS), config: families::bert, build: bert::build, head: bert::head },
     EncoderFamily { prefix: "Camembert", base: ("roberta", WORDS), config: families::roberta, build: bert::build, head: bert::roberta_head },
+    EncoderFamily { prefix: "DebertaV2", base: ("deberta", WORDS), config: families::deberta_v2, build: deberta::build, head: deberta::head },
     EncoderFamily { prefix: "DistilBert", base: ("distilbert", WORDS), config: families::distilbert, build: distilbert::build, head: distilbert::head },
     EncoderFamily { prefix: "Electra", base: ("electra", WORDS), config: families::electra, build: bert::build, head: bert::electra_head },
     EncoderFamily { prefix: "MPNet", base: ("mpnet", WORDS), config: families::mpnet, build: mpnet::build, head: bert::roberta_head },

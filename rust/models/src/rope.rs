@@ -45,6 +45,13 @@ pub enum RopeScaling {
         /// The context the model was first trained on.
         original_max_position: usize,
     },
+    /// Some pairs alone turn, as fast as if all did (Gemma 4's "proportional" rule).
+    Proportional {
+        /// Divisor of the frequencies.
+        factor: f64,
+        /// The first pairs, which turn.
+        num_pairs: usize,
+    },
     /// YaRN (arXiv:2309.00071): as Llama 3's, with the ramp over pairs and not over frequencies, and longer keys and queries.
     Yarn {
         /// Divisor of slow pairs.
@@ -99,7 +106,8 @@ impl RopeConfig {
                 (max_position_embeddings, factor)
             }
             Some(RopeScaling::Yarn { factor, original_max_position, .. }) => (original_max_position, factor),
-            Some(RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. }) | None => (max_position_embeddings, 1.0),
+            Some(RopeScaling::Llama3 { .. } | RopeScaling::Proportional { .. } | RopeScaling::LongRope { .. })
+            | None => (max_position_embeddings, 1.0),
         };
         (context as f64 * factor) as usize
     }
@@ -114,6 +122,13 @@ impl RopeConfig {
         match &self.scaling {
             None => 1.0,
             Some(RopeScaling::Linear { factor }) => 1.0 / factor,
+            Some(RopeScaling::Proportional { factor, num_pairs }) => {
+                if pair < *num_pairs {
+                    1.0 / factor
+                } else {
+                    0.0
+                }
+            }
             Some(RopeScaling::Dynamic { factor, original_max_position }) => {
                 let contexts = (max_model_len as f64 / *original_max_position as f64).max(1.0);
                 let dim = self.rotary_dim as f64;
@@ -169,6 +184,13 @@ mod tests {
         // Pair 2 turns 4.12 times in the original context; with half of that, it lies on the ramp.
         let turns = 8192.0 * rope.frequency(2, rope.theta) / TAU;
         assert!((4.0..4.2).contains(&turns) && rope.stretch(2, 8192) == 1.0);
+    }
+
+    #[test]
+    fn proportional_scaling_turns_the_first_pairs_alone() {
+        let rope = rope(8, RopeScaling::Proportional { factor: 2.0, num_pairs: 2 });
+        assert_near(&rope.frequencies(64)[..2], &[0.5, 0.05]);
+        assert_eq!((&rope.frequencies(64)[2..], rope.longest_context(64)), (&[0.0, 0.0][..], 64));
     }
 
     #[test]

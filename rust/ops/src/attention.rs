@@ -119,4 +119,34 @@ pub struct EncoderAttentionParams {
     /// Added to the scaled scores by head and distance, `[num_heads, 2 * reach + 1]`: column `reach + d` is for a key `d`
     /// rows after the query. Distances past the reach have its outermost columns.
     pub relative_bias: Option<Tensor>,
+    /// What distances themselves are asked and answer, where they do.
+    pub disentangled: Option<DisentangledParams>,
+}
+
+/// Keys and queries of distances (DeBERTa, arXiv:2006.03654).
+///
+/// The score of query `q(i)` and key `k(j)`, of rows `i` and `j`, becomes
+///
+/// ```text
+///   score = scale * (q(i) . k(j) + q(i) . keys[b] + queries[b] . k(j)),   b = buckets[reach + j - i]
+/// ```
+///
+/// What is `None` is left out. There are as many key/value heads as query heads.
+#[derive(Debug, Clone)]
+pub struct DisentangledParams {
+    /// A key of all heads for each bucket of distances, `[num_buckets, num_heads * head_dim]`.
+    pub keys: Option<Tensor>,
+    /// The same of queries.
+    pub queries: Option<Tensor>,
+    /// The bucket of each distance, `[2 * reach + 1]`: entry `reach + d` is for a key `d` rows after the query. Distances past
+    /// the reach have its outermost entries.
+    pub buckets: Indices,
+}
+
+impl DisentangledParams {
+    /// The bucket of a key `distance` rows after the query. Operand checks have seen that there is one.
+    pub fn bucket(&self, distance: isize) -> usize {
+        let reach = self.buckets.len() / 2;
+        self.buckets.as_slice()[reach.saturating_add_signed(distance).min(2 * reach)] as usize
+    }
 }

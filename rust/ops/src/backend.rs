@@ -17,6 +17,8 @@ pub enum Activation {
     GeluTanh,
     /// `max(x, 0)`.
     Relu,
+    /// `max(x, 0)²` (arXiv:2109.08668).
+    ReluSquared,
     /// The hyperbolic tangent.
     Tanh,
 }
@@ -130,10 +132,11 @@ pub trait Backend: Debug + Send + Sync {
     /// [`Error::Shape`](crate::Error::Shape) when the weight's width does not divide the row.
     fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32) -> Result<Tensor>;
 
-    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over each row.
+    /// `(x - mean) / sqrt(variance + eps) * weight + bias` over each row; with a weight of several rows, over as many runs of
+    /// its width, of which the n-th has the n-th row: heads with weights of their own.
     ///
     /// # Errors
-    /// [`Error::Shape`](crate::Error::Shape) when weight or bias have another width than `x`.
+    /// [`Error::Shape`](crate::Error::Shape) when weight or bias have another number of elements than a row of `x`.
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor>;
 
     /// `x += y`.
@@ -141,6 +144,12 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when the shapes differ.
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()>;
+
+    /// `x *= y`, element by element.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the shapes differ.
+    fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()>;
 
     /// `residual += x`, then its [`rms_norm`](Self::rms_norm).
     ///
@@ -217,6 +226,28 @@ pub trait Backend: Debug + Send + Sync {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor>;
 
+    /// Each row of `x` among its neighbours, side by side in order: the rows of its sequence from `reach` before it to `reach`
+    /// after it, zeros where the sequence has none. `[rows, cols] -> [rows, (2 * reach + 1) * cols]`.
+    ///
+    /// A convolution over a sequence is a [`linear`](Self::linear) of it. `query_start_loc` is as in
+    /// [`encoder_attention`](Self::encoder_attention). By default it is put together on the host.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when rows and sequences do not fit together.
+    fn unfold(&self, x: &Tensor, query_start_loc: &Indices, reach: usize) -> Result<Tensor> {
+        check::unfold(x, query_start_loc)?;
+        let (cols, places) = (x.cols(), 2 * reach + 1);
+        let mut values = vec![0.0; x.rows() * places * cols];
+        self.read_rows(x, &mut |row, elements| {
+            let sequence = query_start_loc.run_of(row);
+            for other in sequence.start.max(row.saturating_sub(reach))..sequence.end.min(row + reach + 1) {
+                let place = other * places + row + reach - other;
+                values[place * cols..(place + 1) * cols].copy_from_slice(elements);
+            }
+        })?;
+        self.tensor(&values, x.rows(), places * cols)
+    }
+
     /// `activation(x)`, elementwise.
     ///
     /// # Errors
@@ -235,6 +266,12 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) for more choices than experts or groups that do not divide them.
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing>;
+
+    /// Multiplies each weight of `routing` by what `scales`, `[1, num_experts]`, has for its expert, in place.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) when the routing names an expert that `scales` has no number for.
+    fn scale_experts(&self, routing: &mut Routing, scales: &Tensor) -> Result<()>;
 
     /// The sum, in the order of the experts' numbers, of what each row's experts make of it, times their weights:
     /// `sum(weight * down(activation(gate_up(x))))`, as wide as `x`.

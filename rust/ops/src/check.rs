@@ -4,8 +4,9 @@ use std::ptr;
 use std::sync::Arc;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
-    Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, Error, Expert, ExpertGroups,
+    GroupMetadata, HostMatrix, Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor,
+    Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -79,13 +80,16 @@ pub fn rms_norm(x: &Tensor, weight: &Tensor) -> Result<()> {
     })
 }
 
-/// Weight and bias are as wide as the row.
+/// Weight and bias have an element for each of the row's.
 ///
 /// # Errors
-/// [`Error::Shape`] with the widths.
+/// [`Error::Shape`] with the sizes.
 pub fn layer_norm(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<()> {
-    vector("layer_norm", "weight", weight, x.cols())?;
-    bias.map_or(Ok(()), |bias| vector("layer_norm", "bias", bias, x.cols()))
+    let (runs, width) = (weight.rows(), weight.cols());
+    require(runs > 0 && runs * width == x.cols(), "layer_norm", || {
+        format!("weight is [{runs}, {width}] for rows of {}", x.cols())
+    })?;
+    bias.map_or(Ok(()), |bias| same_shape("layer_norm", weight, bias))
 }
 
 /// Two tensors of one shape.
@@ -140,10 +144,10 @@ pub fn fill_heads(x: &Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
 /// # Errors
 /// [`Error::Shape`] naming what does not fit.
 pub fn write_kv(k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
-    let (spec, group) = (&layer.spec, group("write_kv", layer, metadata)?);
+    let (spec, kind, group) = (&layer.spec, layer.kind(), group("write_kv", layer, metadata)?);
     same_shape("write_kv", k, v)?;
-    require(k.cols() == spec.num_kv_heads * spec.head_dim, "write_kv", || {
-        format!("rows of {} into {} heads of {}", k.cols(), spec.num_kv_heads, spec.head_dim)
+    require(k.cols() == kind.columns(), "write_kv", || {
+        format!("rows of {} into {} heads of {}", k.cols(), kind.num_kv_heads, kind.head_dim)
     })?;
     rows("write_kv", "slot_mapping", &group.slot_mapping, k.rows())?;
     below("write_kv", "slot", &group.slot_mapping, spec.num_blocks * spec.block_size)
@@ -164,15 +168,15 @@ pub fn attention(
     metadata: &AttentionMetadata,
     params: &AttentionParams,
 ) -> Result<()> {
-    let (spec, group) = (&layer.spec, group("attention", layer, metadata)?);
+    let (spec, kind, group) = (&layer.spec, layer.kind(), group("attention", layer, metadata)?);
     require(
-        params.head_dim == spec.head_dim
-            && params.num_kv_heads == spec.num_kv_heads
+        params.head_dim == kind.head_dim
+            && params.num_kv_heads == kind.num_kv_heads
             && params.num_kv_heads > 0
             && params.num_heads.is_multiple_of(params.num_kv_heads)
             && q.cols() == params.num_heads * params.head_dim,
         "attention",
-        || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), spec.num_kv_heads, spec.head_dim),
+        || format!("rows of {}, {params:?}, cache of {} heads of {}", q.cols(), kind.num_kv_heads, kind.head_dim),
     )?;
     for (name, of_heads) in [("alibi_slopes", &params.alibi_slopes), ("sinks", &params.sinks)] {
         of_heads.as_ref().map_or(Ok(()), |values| vector("attention", name, values, params.num_heads))?;
@@ -183,12 +187,8 @@ pub fn attention(
     rows("attention", "positions", &metadata.positions, q.rows())?;
     rows("attention", "query_start_loc", &metadata.query_start_loc, metadata.num_seqs() + 1)?;
     rows("attention", "block_table", &group.block_table, metadata.num_seqs() * group.max_blocks_per_seq)?;
+    sequences("attention", &metadata.query_start_loc, q.rows())?;
     let starts = metadata.query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )?;
     for (seq, &len) in metadata.seq_lens.as_slice().iter().enumerate() {
         let blocks = (len as usize).div_ceil(spec.block_size);
         require(blocks <= group.max_blocks_per_seq, "attention", || {
@@ -241,12 +241,34 @@ pub fn encoder_attention(
             format!("a relative bias of [{}, {}] for {num_heads} heads", bias.rows(), bias.cols())
         })?;
     }
-    let starts = query_start_loc.as_slice();
-    require(
-        starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(q.rows() as u32)),
-        "encoder_attention",
-        || format!("query_start_loc {starts:?} for {} rows", q.rows()),
-    )
+    params.disentangled.as_ref().map_or(Ok(()), |distances| disentangled(distances, params))?;
+    sequences("encoder_attention", query_start_loc, q.rows())
+}
+
+/// Every row is of a sequence.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn unfold(x: &Tensor, query_start_loc: &Indices) -> Result<()> {
+    sequences("unfold", query_start_loc, x.rows())
+}
+
+fn disentangled(distances: &DisentangledParams, params: &EncoderAttentionParams) -> Result<()> {
+    let DisentangledParams { keys, queries, buckets } = distances;
+    let EncoderAttentionParams { num_heads, num_kv_heads, head_dim, .. } = params;
+    let op = "encoder_attention";
+    require(num_heads == num_kv_heads, op, || {
+        format!("distances of {num_heads} heads, but {num_kv_heads} key/value heads")
+    })?;
+    require(buckets.len() % 2 == 1, op, || format!("{} distances have no middle", buckets.len()))?;
+    for (name, of_distances) in [("keys", keys), ("queries", queries)] {
+        let Some(of_distances) = of_distances else { continue };
+        require(of_distances.cols() == num_heads * head_dim, op, || {
+            format!("{name} of distances of {} columns for {num_heads} heads of {head_dim}", of_distances.cols())
+        })?;
+        below(op, "bucket", buckets, of_distances.rows())?;
+    }
+    Ok(())
 }
 
 /// Rows have elements, and no more than float32 counts one by one.
@@ -296,6 +318,17 @@ pub fn route(logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> 
     bias.map_or(Ok(()), |bias| vector("route", "bias", bias, experts))
 }
 
+/// `scales` is a vector, and has a number for `expert`, which it returns the place of.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn scale_of_expert(expert: f32, scales: &Tensor) -> Result<usize> {
+    let number = expert as usize;
+    let fits = scales.rows() == 1 && number as f32 == expert && number < scales.cols();
+    require(fits, "scale_experts", || format!("expert {expert} of [{}, {}] scales", scales.rows(), scales.cols()))?;
+    Ok(number)
+}
+
 /// Rows, routing and experts fit together, and all experts are of one shape.
 ///
 /// # Errors
@@ -335,6 +368,12 @@ pub fn expert_numbers(numbers: impl IntoIterator<Item = f32>, num_experts: usize
 /// [`Error::Shape`] naming the first that is not.
 pub fn gather_rows(x: &Tensor, indices: &Indices) -> Result<()> {
     below("gather_rows", "row", indices, x.rows())
+}
+
+fn sequences(op: &'static str, query_start_loc: &Indices, rows: usize) -> Result<()> {
+    let starts = query_start_loc.as_slice();
+    let covers = starts.is_sorted() && starts.first() == Some(&0) && starts.last() == Some(&(rows as u32));
+    require(covers, op, || format!("query_start_loc {starts:?} for {rows} rows"))
 }
 
 fn vector(op: &'static str, name: &str, value: &Tensor, width: usize) -> Result<()> {

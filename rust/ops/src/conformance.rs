@@ -16,7 +16,7 @@ use crate::{
 };
 
 pub use attention::{AttentionCase, attention_table};
-pub use encoder::{EncoderCase, encoder_table};
+pub use encoder::{DistanceCase, EncoderCase, encoder_table};
 pub use lm_head::{LmHeadCase, lm_head_table};
 pub use moe::{MoeCase, moe_table};
 
@@ -142,6 +142,7 @@ pub fn cases() -> Vec<Case> {
     attention::attention_cases(&mut cases);
     moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
+    encoder::unfold_cases(&mut cases);
     lm_head::cases(&mut cases);
     cases
 }
@@ -310,6 +311,14 @@ fn norm_cases(cases: &mut Vec<Case>) {
             Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
         }));
     }
+    for bias in [false, true] {
+        let name = format!("layer_norm of each head, [5, 4 x 40], bias {bias}");
+        cases.push(Case::new(name, tolerance, move |backend| {
+            let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
+            let (weight, shift) = (random_tensor(backend, 4, 40, 13)?, random_tensor(backend, 4, 40, 14)?);
+            rows_of(backend, &backend.layer_norm(&x, &weight, bias.then_some(&shift), eps)?)
+        }));
+    }
     cases.push(Case::new("rms_norm of each head, [5, 4 x 40]".into(), tolerance, move |backend| {
         let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
         rows_of(backend, &backend.rms_norm(&x, &random_tensor(backend, 1, 40, 13)?, eps)?)
@@ -319,7 +328,14 @@ fn norm_cases(cases: &mut Vec<Case>) {
 fn elementwise_cases(cases: &mut Vec<Case>) {
     // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
     let tolerance = 2e-6;
-    for activation in [Activation::Silu, Activation::Gelu, Activation::GeluTanh, Activation::Relu, Activation::Tanh] {
+    for activation in [
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::GeluTanh,
+        Activation::Relu,
+        Activation::ReluSquared,
+        Activation::Tanh,
+    ] {
         for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
             cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
                 rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)
@@ -348,6 +364,11 @@ fn elementwise_cases(cases: &mut Vec<Case>) {
         cases.push(Case::new(format!("add_assign [{rows}, {cols}]"), 0.0, move |backend| {
             let mut x = random_tensor(backend, rows, cols, 15)?;
             backend.add_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
+            rows_of(backend, &x)
+        }));
+        cases.push(Case::new(format!("mul_assign [{rows}, {cols}]"), 0.0, move |backend| {
+            let mut x = random_tensor(backend, rows, cols, 15)?;
+            backend.mul_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
             rows_of(backend, &x)
         }));
     }

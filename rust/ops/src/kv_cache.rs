@@ -3,7 +3,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use crate::quantize::int8_row;
-use crate::{DType, KvCacheGroup, Storage};
+use crate::{DType, KvCacheGroup, KvCacheKind, Storage};
 
 /// How keys and values are kept in a cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -104,10 +104,6 @@ impl FromStr for KvCacheDType {
 pub struct KvCacheSpec {
     /// Attention layers, each with keys and values of its own, by the blocks they have in common.
     pub groups: Vec<KvCacheGroup>,
-    /// Key/value heads of a layer.
-    pub num_kv_heads: usize,
-    /// Elements of a head.
-    pub head_dim: usize,
     /// Tokens a block holds.
     pub block_size: usize,
     /// Blocks in the pool, shared by all groups: a block holds the layers of the group that uses it.
@@ -122,9 +118,9 @@ impl KvCacheSpec {
         self.groups.iter().map(|group| group.layers.len()).sum()
     }
 
-    /// Layers that a block has places for: those of the largest group.
-    pub fn layers_per_block(&self) -> usize {
-        self.groups.iter().map(|group| group.layers.len()).max().unwrap_or(0)
+    /// What a block takes where a layer of a kind takes `layer`: as much as the largest group's layers.
+    pub fn block_size_of(&self, layer: impl Fn(&KvCacheKind) -> usize) -> usize {
+        self.groups.iter().map(|group| group.layers.len().saturating_mul(layer(&group.kind))).max().unwrap_or(0)
     }
 }
 
@@ -139,14 +135,15 @@ pub struct KvCache {
 }
 
 impl KvCache {
-    /// A cache for `spec`, whose blocks hold the storages of `places`, one for each of `layers_per_block`. For backends.
-    pub fn new(spec: Arc<KvCacheSpec>, places: &[Arc<dyn Storage>]) -> Self {
-        debug_assert_eq!(spec.layers_per_block(), places.len());
+    /// A cache for `spec`, with the storage that `place` gives a layer of a kind that is the n-th of its group. For backends.
+    pub fn new(spec: Arc<KvCacheSpec>, place: impl Fn(&KvCacheKind, usize) -> Arc<dyn Storage>) -> Self {
         let mut layers: Vec<(usize, KvCacheLayer)> = Vec::with_capacity(spec.num_layers());
-        for (group, members) in spec.groups.iter().enumerate() {
-            layers.extend(members.layers.iter().zip(places).map(|(layer, storage)| {
-                (*layer, KvCacheLayer { spec: Arc::clone(&spec), group, storage: Arc::clone(storage) })
-            }));
+        for (group, KvCacheGroup { kind, layers: members }) in spec.groups.iter().enumerate() {
+            layers.extend(
+                members.iter().enumerate().map(|(n, layer)| {
+                    (*layer, KvCacheLayer { spec: Arc::clone(&spec), group, storage: place(kind, n) })
+                }),
+            );
         }
         layers.sort_by_key(|(layer, _)| *layer);
         debug_assert!(layers.iter().map(|(layer, _)| *layer).eq(0..layers.len()), "every layer is in one group");
@@ -173,6 +170,13 @@ pub struct KvCacheLayer {
     pub group: usize,
     /// The layer's place in every block.
     pub storage: Arc<dyn Storage>,
+}
+
+impl KvCacheLayer {
+    /// What the layer keeps.
+    pub fn kind(&self) -> &KvCacheKind {
+        &self.spec.groups[self.group].kind
+    }
 }
 
 #[cfg(test)]

@@ -12,62 +12,105 @@
 //! ```
 //!
 //! A block belongs to one group at a time, and all blocks are of one size, so that groups share one pool: what one gives
-//! back as its window moves on, any other can take.
+//! back as its window moves on, any other can take. Where layers keep heads of different sizes, a block holds more of the
+//! narrow ones:
+//!
+//! ```text
+//!   block     [ full layer, heads twice as wide   ]     as many columns either way
+//!             [ windowed layer  | windowed layer  ]
+//! ```
 
-/// Layers that see equally far, and have blocks in common.
+/// What a layer keeps of every token, and for how long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvCacheKind {
+    /// Positions that the layer sees, a token's own included; all before it where `None`.
+    pub sliding_window: Option<usize>,
+    /// Key/value heads.
+    pub num_kv_heads: usize,
+    /// Elements of a head.
+    pub head_dim: usize,
+}
+
+impl KvCacheKind {
+    /// Elements of a token's keys, and of its values.
+    pub fn columns(&self) -> usize {
+        self.num_kv_heads * self.head_dim
+    }
+}
+
+/// Layers of one kind that have blocks in common.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct KvCacheGroup {
-    /// Positions that the layers see, a token's own included; all before it where `None`.
-    pub sliding_window: Option<usize>,
+    /// What each of the layers keeps.
+    pub kind: KvCacheKind,
     /// The model's layers, in the order of their places in a block.
     pub layers: Vec<usize>,
 }
 
 /// Groups a model may be cut into, if it has not more kinds of layers: each costs a block table.
-const MAX_GROUPS: usize = 8;
+const MAX_GROUPS: usize = 12;
 
 impl KvCacheGroup {
-    /// Cuts a model's layers, whose windows these are, into groups.
+    /// Cuts the layers that keep keys and values, whose kinds these are, into groups.
     ///
-    /// A group holds layers of one window. Blocks hold as many layers as leave the fewest places unused in groups that
-    /// see all positions, since those grow with the context; then the fewest in all; then make the fewest groups; among
-    /// sizes that make 8 groups at most, or one for each window if there are more windows.
-    pub fn cut(sliding_windows: &[Option<usize>]) -> Vec<Self> {
+    /// A group holds layers of one kind. Blocks hold as many columns as leave the fewest unused in groups that see all
+    /// positions, since those grow with the context; then the fewest in all; then make the fewest groups; among sizes that
+    /// make 12 groups at most, or one for each kind if there are more kinds.
+    pub fn cut(layers: &[KvCacheKind]) -> Vec<Self> {
         let mut kinds: Vec<Self> = Vec::new();
-        for (layer, window) in sliding_windows.iter().enumerate() {
-            match kinds.iter_mut().find(|kind| kind.sliding_window == *window) {
-                Some(kind) => kind.layers.push(layer),
-                None => kinds.push(Self { sliding_window: *window, layers: vec![layer] }),
+        for (layer, kind) in layers.iter().enumerate() {
+            match kinds.iter_mut().find(|group| group.kind == *kind) {
+                Some(group) => group.layers.push(layer),
+                None => kinds.push(Self { kind: *kind, layers: vec![layer] }),
             }
         }
-        kinds.sort_by_key(|kind| kind.sliding_window);
-        let largest = kinds.iter().map(|kind| kind.layers.len()).max().unwrap_or(0);
-        let num_groups = |size: usize| kinds.iter().map(|kind| kind.layers.len().div_ceil(size)).sum::<usize>();
-        let unused = |kind: &Self, size: usize| kind.layers.len().next_multiple_of(size) - kind.layers.len();
-        let cost = |size: &usize| {
-            let full = kinds.iter().filter(|kind| kind.sliding_window.is_none());
-            let in_full: usize = full.map(|kind| unused(kind, *size)).sum();
-            let in_all: usize = kinds.iter().map(|kind| unused(kind, *size)).sum();
-            (in_full, in_all, num_groups(*size))
-        };
-        let most = MAX_GROUPS.max(kinds.len());
-        let Some(size) = (1..=largest).filter(|size| num_groups(*size) <= most).min_by_key(cost) else {
-            return kinds;
-        };
-        let runs =
-            kinds.iter().flat_map(|kind| kind.layers.chunks(size).map(move |layers| (kind.sliding_window, layers)));
-        runs.map(|(sliding_window, layers)| Self { sliding_window, layers: layers.to_vec() }).collect()
+        kinds.sort_by_key(|group| group.kind.sliding_window);
+        let Some(block) = columns_of_a_block(&kinds) else { return kinds };
+        let runs = kinds.iter().flat_map(|group| {
+            group.layers.chunks(block / group.kind.columns()).map(|layers| (group.kind, layers.to_vec()))
+        });
+        runs.map(|(kind, layers)| Self { kind, layers }).collect()
     }
+}
+
+/// Columns of the blocks that suit layers of these kinds best; `None` where no size makes few enough groups.
+fn columns_of_a_block(kinds: &[KvCacheGroup]) -> Option<usize> {
+    let sizes = |group: &KvCacheGroup| {
+        let columns = group.kind.columns();
+        (1..=group.layers.len()).map(move |layers| layers * columns)
+    };
+    let widest = kinds.iter().map(|group| group.kind.columns()).max()?;
+    let num_groups = |group: &KvCacheGroup, size: usize| group.layers.len().div_ceil(size / group.kind.columns());
+    let all = |size: usize| kinds.iter().map(|group| num_groups(group, size)).sum::<usize>();
+    let unused =
+        |group: &KvCacheGroup, size: usize| num_groups(group, size) * size - group.layers.len() * group.kind.columns();
+    let cost = |size: &usize| {
+        let full = kinds.iter().filter(|group| group.kind.sliding_window.is_none());
+        let in_full: usize = full.map(|group| unused(group, *size)).sum();
+        let in_all: usize = kinds.iter().map(|group| unused(group, *size)).sum();
+        (in_full, in_all, all(*size))
+    };
+    let most = MAX_GROUPS.max(kinds.len());
+    let fits = |size: &usize| *size >= widest && all(*size) <= most;
+    kinds.iter().flat_map(sizes).filter(fits).min_by_key(|size| (cost(size), *size))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn kind(sliding_window: Option<usize>, num_kv_heads: usize, head_dim: usize) -> KvCacheKind {
+        KvCacheKind { sliding_window, num_kv_heads, head_dim }
+    }
+
     /// Sizes of the groups of `full` layers without a window and `windowed` with one.
     fn sizes(full: usize, windowed: usize) -> Vec<(Option<usize>, usize)> {
-        let windows: Vec<_> = (0..full).map(|_| None).chain((0..windowed).map(|_| Some(9))).collect();
-        KvCacheGroup::cut(&windows).into_iter().map(|group| (group.sliding_window, group.layers.len())).collect()
+        sizes_of_kinds((full, kind(None, 2, 8)), (windowed, kind(Some(9), 2, 8)))
+    }
+
+    fn sizes_of_kinds(full: (usize, KvCacheKind), windowed: (usize, KvCacheKind)) -> Vec<(Option<usize>, usize)> {
+        let layers = [vec![full.1; full.0], vec![windowed.1; windowed.0]].concat();
+        KvCacheGroup::cut(&layers).into_iter().map(|group| (group.kind.sliding_window, group.layers.len())).collect()
     }
 
     #[test]
@@ -85,16 +128,35 @@ mod tests {
         assert_eq!(sizes(8, 40), [vec![(None, 8)], windowed(&[8; 5])].concat());
         assert_eq!(sizes(10, 52), [vec![(None, 10)], windowed(&[10, 10, 10, 10, 10, 2])].concat());
         assert_eq!(sizes(6, 9), [vec![(None, 3); 2], windowed(&[3; 3])].concat(), "a common divisor");
-        assert_eq!(sizes(1, 31).len(), 8, "a layer a block would be 32 groups");
+        assert_eq!(sizes(1, 31).len(), 12, "a layer a block would be 32 groups");
+    }
+
+    #[test]
+    fn blocks_hold_more_layers_of_narrow_heads() {
+        let windowed = |sizes: &[usize]| sizes.iter().map(|size| (Some(9), *size)).collect::<Vec<_>>();
+        // Full layers with heads twice as wide, as Gemma 4 E2B and E4B have them.
+        let wide = kind(None, 1, 512);
+        assert_eq!(
+            sizes_of_kinds((3, wide), (12, kind(Some(9), 1, 256))),
+            [vec![(None, 3)], windowed(&[6, 6])].concat()
+        );
+        assert_eq!(
+            sizes_of_kinds((4, wide), (20, kind(Some(9), 1, 256))),
+            [vec![(None, 2); 2], windowed(&[4; 5])].concat()
+        );
+        // Full layers with half as many columns, as Gemma 4 31B has them.
+        let few = (10, kind(None, 4, 512));
+        assert_eq!(sizes_of_kinds(few, (50, kind(Some(9), 16, 256))), [vec![(None, 10)], windowed(&[5; 10])].concat());
     }
 
     #[test]
     fn every_layer_has_one_place() {
         let windows = [Some(4), Some(4), None, Some(8), Some(4), Some(4), None, Some(8), Some(4)];
-        let groups = KvCacheGroup::cut(&windows);
+        let kinds = windows.map(|window| kind(window, 1, if window.is_none() { 16 } else { 8 }));
+        let groups = KvCacheGroup::cut(&kinds);
         let mut layers: Vec<usize> = groups.iter().flat_map(|group| group.layers.clone()).collect();
         layers.sort_unstable();
         assert!(layers.into_iter().eq(0..9));
-        assert!(groups.iter().all(|group| group.layers.iter().all(|layer| windows[*layer] == group.sliding_window)));
+        assert!(groups.iter().all(|group| group.layers.iter().all(|layer| kinds[*layer] == group.kind)));
     }
 }

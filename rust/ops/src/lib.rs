@@ -25,13 +25,13 @@ mod rope;
 mod tensor;
 mod weight;
 
-pub use attention::{AttentionMetadata, AttentionParams, EncoderAttentionParams, GroupMetadata};
+pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, GroupMetadata};
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
 pub use graph::{CapturedGraph, Graphs, Work};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
-pub use kv_cache_groups::KvCacheGroup;
+pub use kv_cache_groups::{KvCacheGroup, KvCacheKind};
 pub use lm_head::{LmHeadParams, Predictions};
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
 pub use reference::ReferenceBackend;

@@ -13,7 +13,7 @@ use candle_core::{D, Device, Tensor as Candle};
 
 use crate::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
-    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheKind, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
     RoutingParams, Storage, Tensor, Weight, WeightFormat, check, quantize,
 };
 
@@ -33,7 +33,7 @@ pub struct ReferenceBackend;
 #[derive(Debug)]
 struct Matrix(Candle);
 
-/// The layers of one place in a block: a row of `num_kv_heads * head_dim` values for every slot.
+/// The n-th layers of all groups: for every slot a row of as many values as the layer that wrote it has columns.
 #[derive(Debug)]
 struct Slots(Mutex<SlotRows>);
 
@@ -108,6 +108,7 @@ fn activate(x: &Candle, activation: Activation) -> Result<Candle> {
         Activation::Gelu => x.gelu_erf()?,
         Activation::GeluTanh => x.gelu()?,
         Activation::Relu => x.relu()?,
+        Activation::ReluSquared => x.relu()?.sqr()?,
         Activation::Tanh => x.tanh()?,
     })
 }
@@ -147,17 +148,15 @@ impl Backend for ReferenceBackend {
     }
 
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
-        let place = |_| -> Arc<dyn Storage> {
-            let row = vec![f32::NAN; spec.num_kv_heads * spec.head_dim];
-            let rows = vec![row; spec.num_blocks * spec.block_size];
-            Arc::new(Slots(Mutex::new(SlotRows { keys: rows.clone(), values: rows })))
-        };
-        Ok(KvCache::new(Arc::new(spec.clone()), &(0..spec.layers_per_block()).map(place).collect::<Vec<_>>()))
+        let rows = vec![Vec::new(); spec.num_blocks * spec.block_size];
+        let place = |_| Arc::new(Slots(Mutex::new(SlotRows { keys: rows.clone(), values: rows.clone() })));
+        let places: Vec<_> = (0..spec.block_size_of(|_| 1)).map(place).collect();
+        Ok(KvCache::new(Arc::new(spec.clone()), |_, n| Arc::clone(&places[n]) as Arc<dyn Storage>))
     }
 
     fn kv_cache_block_bytes(&self, spec: &KvCacheSpec) -> usize {
         // Rows of float32, whatever they are rounded to.
-        2 * spec.layers_per_block() * spec.num_kv_heads * spec.head_dim * spec.block_size * size_of::<f32>()
+        2 * spec.block_size_of(KvCacheKind::columns) * spec.block_size * size_of::<f32>()
     }
 
     fn embedding(&self, ids: &Indices, table: &Weight) -> Result<Tensor> {
@@ -186,20 +185,26 @@ impl Backend for ReferenceBackend {
 
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
         check::layer_norm(x, weight, bias)?;
-        let x = candle(x)?;
-        let centred = x.broadcast_sub(&x.mean_keepdim(1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(1)?;
+        let runs = candle(x)?.reshape((x.rows(), weight.rows(), weight.cols()))?;
+        let centred = runs.broadcast_sub(&runs.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
         let normed = centred.broadcast_div(&(variance + f64::from(eps))?.sqrt()?)?;
-        let scaled = normed.broadcast_mul(&candle(weight)?)?;
-        match bias {
-            Some(bias) => wrap(scaled.broadcast_add(&candle(bias)?)?),
-            None => wrap(scaled),
+        let mut scaled = normed.broadcast_mul(&candle(weight)?)?;
+        if let Some(bias) = bias {
+            scaled = scaled.broadcast_add(&candle(bias)?)?;
         }
+        wrap(scaled.reshape((x.rows(), x.cols()))?)
     }
 
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
         check::same_shape("add_assign", x, y)?;
         *x = wrap((candle(x)? + candle(y)?)?)?;
+        Ok(())
+    }
+
+    fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        check::same_shape("mul_assign", x, y)?;
+        *x = wrap((candle(x)? * candle(y)?)?)?;
         Ok(())
     }
 
@@ -231,7 +236,7 @@ impl Backend for ReferenceBackend {
         check::write_kv(k, v, layer, metadata)?;
         let rounded = |x: &Tensor| -> Result<Vec<Vec<f32>>> {
             let mut rows = candle(x)?.to_vec2::<f32>()?;
-            for head in rows.iter_mut().flat_map(|row| row.chunks_exact_mut(layer.spec.head_dim)) {
+            for head in rows.iter_mut().flat_map(|row| row.chunks_exact_mut(layer.kind().head_dim)) {
                 layer.spec.dtype.round(head);
             }
             Ok(rows)
@@ -308,6 +313,10 @@ impl Backend for ReferenceBackend {
 
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
         moe::route(logits, bias, params)
+    }
+
+    fn scale_experts(&self, routing: &mut Routing, scales: &Tensor) -> Result<()> {
+        moe::scale_experts(routing, scales)
     }
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {

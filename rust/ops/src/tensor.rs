@@ -1,5 +1,6 @@
 use std::any::Any;
 use std::fmt::Debug;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::{Error, Result};
@@ -132,6 +133,13 @@ impl Indices {
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
         self.host.is_empty()
+    }
+
+    /// Of starts in order, as `query_start_loc` has them, the run that `row` lies in: from the last start up to it to the next.
+    pub fn run_of(&self, row: usize) -> Range<usize> {
+        let next = self.host.partition_point(|start| *start as usize <= row);
+        let start = |at: usize| self.host.get(at).map_or(row, |start| *start as usize);
+        next.checked_sub(1).map_or(row, start)..start(next)
     }
 
     /// The device copy, if the backend made one.

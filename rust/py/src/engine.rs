@@ -255,7 +255,8 @@ impl Engine {
         self.handle.add_requests(requests).map_err(|error| errors::engine(py, &error))
     }
 
-    /// Queues (request_id, prompt_token_ids, token_type_ids, params, priority) tuples at once: all, or none if one is bad.
+    /// Queues (request_id, prompt_token_ids, token_type_ids, params, priority, cache_salt) tuples at once: all, or none if one
+    /// is bad.
     fn add_pooling_requests(&self, py: Python<'_>, requests: Vec<PoolingTuple<'_>>) -> PyResult<()> {
         let requests = requests.into_iter().map(pooling::read_request).collect::<PyResult<Vec<_>>>()?;
         self.handle.add_pooling_requests(requests).map_err(|error| errors::engine(py, &error))

@@ -68,12 +68,18 @@ impl PoolingParams {
     }
 }
 
-/// (request id, prompt token ids, token type ids, params, priority)
-pub(crate) type PoolingTuple<'py> =
-    (Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>, Bound<'py, PyAny>, Bound<'py, PyAny>);
+/// (request id, prompt token ids, token type ids, params, priority, cache salt)
+pub(crate) type PoolingTuple<'py> = (
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Option<Bound<'py, PyAny>>,
+    Bound<'py, PyAny>,
+    Bound<'py, PyAny>,
+    Option<Bound<'py, PyAny>>,
+);
 
 pub(crate) fn read_request(
-    (request_id, prompt, types, params, priority): PoolingTuple<'_>,
+    (request_id, prompt, types, params, priority, cache_salt): PoolingTuple<'_>,
 ) -> PyResult<PoolingRequest> {
     let prompt: Vec<u32> =
         argument(&prompt, "prompt_token_ids", "a sequence of token ids, none of them negative or past 2**32")?;
@@ -88,6 +94,7 @@ pub(crate) fn read_request(
         token_type_ids: token_type_ids.map(Into::into),
         params: params.0,
         priority: argument(&priority, "priority", "an int of 32 bits")?,
+        cache_salt: cache_salt.map(|salt| argument(&salt, "cache_salt", "a str or None")).transpose()?,
     })
 }
 

@@ -34,6 +34,10 @@ pub(crate) struct EncoderConfig {
     pub(crate) type_vocab_size: usize,
     /// Rotary positions, if the model has them.
     pub(crate) rope: Option<RopeConfig>,
+    /// What distances stand for in attention, if they do.
+    pub(crate) distances: Option<DistanceConfig>,
+    /// A convolution beside the first layer.
+    pub(crate) convolution: Option<ConvolutionConfig>,
     /// Layers that see no farther than this.
     pub(crate) local: Option<LocalLayers>,
     /// Weights that are used by several layers.
@@ -48,6 +52,32 @@ pub(crate) struct EncoderConfig {
     pub(crate) max_model_len: usize,
     /// Element type the checkpoint says it has.
     pub(crate) dtype: Option<DType>,
+}
+
+/// Distances between rows that have keys and queries of their own, from a table with a row for each bucket of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct DistanceConfig {
+    /// Rows of the table to each side.
+    pub(crate) span: usize,
+    /// Where only half of them are single distances, the distance that the other half reaches.
+    pub(crate) logarithmic_to: Option<usize>,
+    /// Whether distances have keys.
+    pub(crate) keys: bool,
+    /// Whether they have queries.
+    pub(crate) queries: bool,
+    /// Whether these are made by the projections that tokens have.
+    pub(crate) share_projections: bool,
+    /// Whether the table is normed first.
+    pub(crate) norm: bool,
+}
+
+/// A convolution over the rows of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ConvolutionConfig {
+    /// Neighbours to each side.
+    pub(crate) reach: usize,
+    /// What follows it.
+    pub(crate) activation: Activation,
 }
 
 /// Layers whose rows see their neighbours only.
@@ -95,6 +125,7 @@ impl EncoderConfig {
             scale: (1.0 / (self.head_dim as f64).sqrt()) as f32,
             window: None,
             relative_bias: None,
+            disentangled: None,
         }
     }
 }

@@ -65,6 +65,12 @@ impl Fields {
         self
     }
 
+    /// The same without a field.
+    pub(crate) fn without(mut self, name: &str) -> Self {
+        self.map.remove(name);
+        self
+    }
+
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }

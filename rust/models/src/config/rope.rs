@@ -53,18 +53,26 @@ impl RopeFamily {
             None => theta,
         };
         let (mut full, mut sliding) = (fields.object("rope_scaling")?, None);
-        if let Some(parameters) = fields.object("rope_parameters")? {
+        if let Some(parameters) = by_layer_type(fields, architecture)? {
             full = parameters.object("full_attention")?.or(full);
             sliding = parameters.object("sliding_attention")?;
-            if let Some(other) = parameters.names().find(|name| !["full_attention", "sliding_attention"].contains(name))
-            {
-                return Err(parameters.unsupported(other, architecture));
-            }
         }
         Ok((
             self.config(fields, full.as_ref(), theta, architecture)?,
             self.config(fields, sliding.as_ref(), local, architecture)?,
         ))
+    }
+
+    /// The positions of the layers of `layer_type` by `rope_parameters`; `None` where the file has none of these.
+    pub(super) fn read_of_layer_type(
+        self,
+        fields: &Fields,
+        architecture: &str,
+        layer_type: &str,
+    ) -> Result<Option<RopeConfig>> {
+        let Some(parameters) = by_layer_type(fields, architecture)? else { return Ok(None) };
+        let object = parameters.object(layer_type)?.ok_or_else(|| parameters.missing(layer_type))?;
+        self.config(fields, Some(&object), self.theta, architecture).map(Some)
     }
 
     fn config(self, fields: &Fields, object: Option<&Fields>, theta: f64, architecture: &str) -> Result<RopeConfig> {
@@ -88,6 +96,11 @@ impl RopeFamily {
     /// The part of a head that rotates: the rope object's word, else the file's, else the family's.
     fn rotary_dim(self, fields: &Fields, object: Option<&Fields>, architecture: &str) -> Result<usize> {
         const NAME: &str = "partial_rotary_factor";
+        if let Some(object) = object
+            && rope_type(object)?.1 == Some("proportional")
+        {
+            return Ok(self.head_dim);
+        }
         let source = object.filter(|object| object.get(NAME).is_some()).unwrap_or(fields);
         if source.get(NAME).is_none() {
             return self.part(fields, self.partial_rotary_factor.unwrap_or(1.0));
@@ -109,14 +122,29 @@ impl RopeFamily {
     }
 }
 
+/// `rope_parameters` of a family that has an object in it for each type of layers.
+fn by_layer_type(fields: &Fields, architecture: &str) -> Result<Option<Fields>> {
+    let Some(parameters) = fields.object("rope_parameters")? else { return Ok(None) };
+    if let Some(other) = parameters.names().find(|name| !["full_attention", "sliding_attention"].contains(name)) {
+        return Err(parameters.unsupported(other, architecture));
+    }
+    Ok(Some(parameters))
+}
+
+/// What a rope object calls its rule, under which of two keys.
+fn rope_type(object: &Fields) -> Result<(&'static str, Option<&str>)> {
+    let key = if object.get("rope_type").is_some() { "rope_type" } else { "type" };
+    Ok((key, object.text(key)?))
+}
+
 /// The rule of a rope object, and the keys that belong to it.
 fn scaling(
     fields: &Fields,
     object: &Fields,
     rotary_dim: usize,
 ) -> Result<(Option<RopeScaling>, &'static [&'static str])> {
-    let key = if object.get("rope_type").is_some() { "rope_type" } else { "type" };
-    let (scaling, keys): (_, &[&str]) = match object.text(key)? {
+    let (key, rope_type) = rope_type(object)?;
+    let (scaling, keys): (_, &[&str]) = match rope_type {
         None | Some("default") => return Ok((None, &[])),
         Some("linear") => (RopeScaling::Linear { factor: factor(object)? }, &[]),
         Some("dynamic") => (dynamic(fields, object, rotary_dim)?, &[]),
@@ -135,12 +163,15 @@ fn scaling(
                 "truncate",
             ],
         ),
+        Some("proportional") => (proportional(object, rotary_dim)?, &[]),
         // "su" is what the first Phi-3 files call it.
         Some("longrope" | "su") => (
             longrope(fields, object, rotary_dim)?,
             &["original_max_position_embeddings", "attention_factor", "short_factor", "long_factor"],
         ),
-        Some(_) => return Err(object.invalid(key, "one of default, linear, dynamic, llama3, yarn, longrope")),
+        Some(_) => {
+            return Err(object.invalid(key, "one of default, linear, dynamic, llama3, yarn, longrope, proportional"));
+        }
     };
     Ok((Some(scaling), keys))
 }
@@ -174,6 +205,16 @@ fn dynamic(fields: &Fields, object: &Fields, rotary_dim: usize) -> Result<RopeSc
     }
     let original_max_position = fields.size("max_position_embeddings", 1..=MAX_POSITIONS)?;
     Ok(RopeScaling::Dynamic { factor: factor(object)?, original_max_position })
+}
+
+fn proportional(object: &Fields, rotary_dim: usize) -> Result<RopeScaling> {
+    const NAME: &str = "partial_rotary_factor";
+    let part = match object.get(NAME) {
+        None => 1.0,
+        Some(_) => object.number(NAME, "a number between 0 and 1", |part| (0.0..=1.0).contains(&part))?,
+    };
+    let num_pairs = (part * rotary_dim as f64 / 2.0) as usize;
+    Ok(RopeScaling::Proportional { factor: positive(object, "factor", 1.0)?, num_pairs })
 }
 
 fn llama3(fields: &Fields, object: &Fields) -> Result<RopeScaling> {

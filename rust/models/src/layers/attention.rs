@@ -13,7 +13,7 @@ pub(crate) trait SelfAttention: Debug + Send + Sync {
 /// Causal self-attention over the paged cache.
 #[derive(Debug)]
 pub(crate) struct Attention {
-    /// Queries, keys and values of all heads side by side.
+    /// Queries, keys and values of all heads side by side; without values, they are the keys before their norm.
     pub(crate) qkv: Linear,
     /// From all heads back to the stream's width.
     pub(crate) output: Linear,
@@ -21,6 +21,8 @@ pub(crate) struct Attention {
     pub(crate) clip_qkv: Option<f32>,
     /// Norms of each query head and each key head.
     pub(crate) qk_norm: Option<(Norm, Norm)>,
+    /// Norm of each value head.
+    pub(crate) v_norm: Option<Norm>,
     /// Rotary positions of queries and keys.
     pub(crate) rope: Option<RopeTable>,
     /// Heads, scale and window.
@@ -39,12 +41,50 @@ impl SelfAttention for Attention {
             backend.clamp(&mut qkv, limit)?;
         }
         let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
-        let v = qkv.columns(q_size + kv_size, kv_size)?;
+        let mut v = qkv.columns(qkv.cols() - kv_size, kv_size)?;
         if let Some((q_norm, k_norm)) = &self.qk_norm {
             (q, k) = (q_norm.forward(backend, &q)?, k_norm.forward(backend, &k)?);
         }
+        if let Some(norm) = &self.v_norm {
+            v = norm.forward(backend, &v)?;
+        }
         let attended = attend(ctx, [q, k, v], self.rope.as_ref(), &self.params, self.layer)?;
         self.output.forward(backend, &attended)
+    }
+}
+
+/// Causal self-attention to what an earlier layer keeps in the paged cache.
+#[derive(Debug)]
+pub(crate) struct SharedKvAttention {
+    /// Queries of all heads.
+    pub(crate) q: Linear,
+    /// Norm of each query head.
+    pub(crate) q_norm: Norm,
+    /// From all heads back to the stream's width.
+    pub(crate) output: Linear,
+    /// Rotary positions of queries.
+    pub(crate) rope: Option<RopeTable>,
+    /// Heads, scale and window.
+    pub(crate) params: AttentionParams,
+    /// The layer of the cache that keys and values are read from.
+    pub(crate) source: usize,
+}
+
+impl SelfAttention for SharedKvAttention {
+    fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
+        let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
+        let mut q = self.q_norm.forward(backend, &self.q.forward(backend, x)?)?;
+        if let Some(rope) = &self.rope {
+            backend.rotary(&mut q, rope, &metadata.positions, self.params.head_dim)?;
+        }
+        let attended = backend.attention(&q, ctx.kv_cache.layer(self.source), metadata, &self.params)?;
+        self.output.forward(backend, &attended)
+    }
+}
+
+impl SelfAttention for Box<dyn SelfAttention> {
+    fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
+        self.as_ref().forward(ctx, x)
     }
 }
 

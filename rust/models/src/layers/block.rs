@@ -1,7 +1,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use rustllm_ops::Result;
+use rustllm_ops::{Result, Tensor};
 
 use super::{Attention, FeedForward, Norm, ResidualStream, SelfAttention};
 use crate::config::BlockKind;
@@ -60,22 +60,29 @@ impl<A: SelfAttention> Block for PreNormBlock<A> {
 
 /// As [`PreNormBlock`], each output normed once more before it is added (Gemma 2).
 #[derive(Debug)]
-pub(crate) struct SandwichBlock {
+pub(crate) struct SandwichBlock<A = Attention> {
     pub(crate) attention_norm: Norm,
-    pub(crate) attention: Attention,
+    pub(crate) attention: A,
     pub(crate) attention_output_norm: Norm,
     pub(crate) feed_forward_norm: Norm,
     pub(crate) feed_forward: FeedForward,
     pub(crate) feed_forward_output_norm: Norm,
 }
 
-impl Block for SandwichBlock {
-    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+impl<A: SelfAttention> SandwichBlock<A> {
+    /// The first half, and the output of the feed-forward layer before it is normed.
+    pub(crate) fn forward_inner(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<Tensor> {
         let x = stream.normed(ctx.backend, &self.attention_norm)?;
         let output = self.attention.forward(ctx, &x)?;
         stream.add(ctx.backend, self.attention_output_norm.forward(ctx.backend, &output)?)?;
         let x = stream.normed(ctx.backend, &self.feed_forward_norm)?;
-        let output = self.feed_forward.forward(ctx.backend, &x)?;
+        self.feed_forward.forward(ctx.backend, &x)
+    }
+}
+
+impl<A: SelfAttention> Block for SandwichBlock<A> {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let output = self.forward_inner(ctx, stream)?;
         stream.add(ctx.backend, self.feed_forward_output_norm.forward(ctx.backend, &output)?)
     }
 }

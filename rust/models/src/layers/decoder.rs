@@ -2,7 +2,7 @@ use rustllm_ops::{
     Backend, KvCacheDType, KvCacheGroup, KvCacheSpec, LmHeadParams, Predictions, Result, Tensor, Weight,
 };
 
-use super::{Block, Linear, Norm, ResidualStream};
+use super::{Block, Linear, Norm, PerLayerEmbedding, ResidualStream};
 use crate::{ForwardContext, Model, ModelConfig};
 
 /// From tokens to the stream.
@@ -56,8 +56,7 @@ pub(crate) struct Decoder {
     lm_head: LmHeadParams,
     residual_multiplier: f32,
     kv_cache_groups: Vec<KvCacheGroup>,
-    num_kv_heads: usize,
-    head_dim: usize,
+    per_layer_embedding: Option<PerLayerEmbedding>,
 }
 
 impl Decoder {
@@ -78,9 +77,8 @@ impl Decoder {
             project_out: None,
             lm_head: LmHeadParams { weight, bias, multiplier, soft_cap },
             residual_multiplier: config.multipliers.residual,
-            kv_cache_groups: KvCacheGroup::cut(&config.sliding_windows()),
-            num_kv_heads: config.attention.num_kv_heads,
-            head_dim: config.attention.head_dim,
+            kv_cache_groups: KvCacheGroup::cut(&config.kv_cache_kinds()),
+            per_layer_embedding: None,
         }
     }
 
@@ -89,11 +87,19 @@ impl Decoder {
         self.project_out = project_out;
         self
     }
+
+    /// The decoder whose layers have inputs of their own.
+    pub(crate) fn with_layer_inputs(mut self, embedding: Option<PerLayerEmbedding>) -> Self {
+        self.per_layer_embedding = embedding;
+        self
+    }
 }
 
 impl Model for Decoder {
     fn forward(&self, ctx: &ForwardContext<'_>) -> Result<Tensor> {
-        let mut stream = ResidualStream::new(self.embedding.forward(ctx)?, self.residual_multiplier);
+        let x = self.embedding.forward(ctx)?;
+        let layer_inputs = self.per_layer_embedding.as_ref().map(|embedding| embedding.forward(ctx, &x)).transpose()?;
+        let mut stream = ResidualStream::new(x, self.residual_multiplier).with_layer_inputs(layer_inputs);
         for block in &self.blocks {
             block.forward(ctx, &mut stream)?;
         }
@@ -109,8 +115,7 @@ impl Model for Decoder {
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
-        let (groups, num_kv_heads, head_dim) = (self.kv_cache_groups.clone(), self.num_kv_heads, self.head_dim);
-        KvCacheSpec { groups, num_kv_heads, head_dim, block_size, num_blocks, dtype }
+        KvCacheSpec { groups: self.kv_cache_groups.clone(), block_size, num_blocks, dtype }
     }
 
     fn vocab_size(&self) -> usize {

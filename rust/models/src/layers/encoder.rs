@@ -13,9 +13,11 @@ pub(crate) struct EncoderEmbedding {
     pub(crate) positions: Option<(Weight, Positions)>,
     /// A row per segment, where segments are told apart.
     pub(crate) token_types: Option<Weight>,
+    /// From the tables' width to the norm's, where that is another.
+    pub(crate) widening: Option<Linear>,
     /// Of the sum.
     pub(crate) norm: Norm,
-    /// To the layers' width, where that is another.
+    /// From the norm's width to the layers', where that is another.
     pub(crate) projection: Option<Linear>,
 }
 
@@ -37,6 +39,9 @@ impl EncoderEmbedding {
                 }
             };
             ctx.backend.add_assign(&mut x, &y)?;
+        }
+        if let Some(widening) = &self.widening {
+            x = widening.forward(ctx.backend, &x)?;
         }
         let x = self.norm.forward(ctx.backend, &x)?;
         self.projection.as_ref().map_or(Ok(x.clone()), |projection| projection.forward(ctx.backend, &x))
@@ -80,7 +85,7 @@ impl Model for Encoder {
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {
-        KvCacheSpec { groups: Vec::new(), num_kv_heads: 1, head_dim: 1, block_size, num_blocks, dtype }
+        KvCacheSpec { groups: Vec::new(), block_size, num_blocks, dtype }
     }
 
     fn vocab_size(&self) -> usize {

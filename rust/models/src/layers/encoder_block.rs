@@ -1,4 +1,4 @@
-use rustllm_ops::{EncoderAttentionParams, Result, RopeTable, Tensor};
+use rustllm_ops::{Activation, EncoderAttentionParams, Result, RopeTable, Tensor};
 
 use super::{Block, FeedForward, Linear, Norm, ResidualStream};
 use crate::ForwardContext;
@@ -71,5 +71,29 @@ impl Block for EncoderPreNormBlock {
         stream.add(ctx.backend, self.attention.forward(ctx, &x)?)?;
         let x = stream.normed(ctx.backend, &self.feed_forward_norm)?;
         stream.add(ctx.backend, self.feed_forward.forward(ctx.backend, &x)?)
+    }
+}
+
+/// Another block beside a convolution over each sequence, both of the stream as it was; their sum is normed.
+#[derive(Debug)]
+pub(crate) struct ConvolvedBlock {
+    pub(crate) block: Box<dyn Block>,
+    /// Of a row and its neighbours side by side.
+    pub(crate) convolution: Linear,
+    /// Neighbours to each side.
+    pub(crate) reach: usize,
+    pub(crate) activation: Activation,
+    pub(crate) norm: Norm,
+}
+
+impl Block for ConvolvedBlock {
+    fn forward(&self, ctx: &ForwardContext<'_>, stream: &mut ResidualStream) -> Result<()> {
+        let (backend, Linear { weight, bias }) = (ctx.backend, &self.convolution);
+        let x = backend.unfold(&stream.sum(backend)?, &ctx.batch.attention.query_start_loc, self.reach)?;
+        let convolved = backend.activated_linear(&x, weight, bias.as_ref(), self.activation)?;
+        self.block.forward(ctx, stream)?;
+        stream.add(backend, convolved)?;
+        stream.renormed(backend, &self.norm)?;
+        Ok(())
     }
 }

@@ -17,6 +17,8 @@ pub(crate) struct Moe {
     pub(crate) correction_bias: Option<Tensor>,
     /// How they are chosen, and weighted.
     pub(crate) routing: RoutingParams,
+    /// Factor on each expert's weight, `[1, num_experts]`.
+    pub(crate) expert_scales: Option<Tensor>,
     /// All of them.
     pub(crate) experts: Vec<Expert>,
     /// Inside an expert.
@@ -27,8 +29,16 @@ pub(crate) struct Moe {
 
 impl Moe {
     pub(crate) fn forward(&self, backend: &dyn Backend, x: &Tensor) -> Result<Tensor> {
-        let logits = self.router.forward(backend, x)?;
-        let routing = backend.route(&logits, self.correction_bias.as_ref(), &self.routing)?;
+        self.forward_routed(backend, x, x)
+    }
+
+    /// The same for experts that see other numbers than the router.
+    pub(crate) fn forward_routed(&self, backend: &dyn Backend, of_router: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let logits = self.router.forward(backend, of_router)?;
+        let mut routing = backend.route(&logits, self.correction_bias.as_ref(), &self.routing)?;
+        if let Some(scales) = &self.expert_scales {
+            backend.scale_experts(&mut routing, scales)?;
+        }
         let mut y = backend.moe(x, &routing, &self.experts, self.activation)?;
         if let Some(shared) = &self.shared {
             backend.add_assign(&mut y, &shared.forward(backend, x)?)?;

@@ -10,12 +10,29 @@ pub(crate) struct ResidualStream {
     sum: Tensor,
     pending: Option<Tensor>,
     multiplier: f32,
+    layer_inputs: Option<Tensor>,
 }
 
 impl ResidualStream {
     /// The stream that starts at the embeddings `x`, which it will write over, and takes outputs times `multiplier`.
     pub(crate) fn new(x: Tensor, multiplier: f32) -> Self {
-        Self { sum: x, pending: None, multiplier }
+        Self { sum: x, pending: None, multiplier, layer_inputs: None }
+    }
+
+    /// The stream beside which goes what layers read besides, if anything.
+    pub(crate) fn with_layer_inputs(self, layer_inputs: Option<Tensor>) -> Self {
+        Self { layer_inputs, ..self }
+    }
+
+    /// What layers read besides, side by side.
+    pub(crate) fn layer_inputs(&self) -> Option<&Tensor> {
+        self.layer_inputs.as_ref()
+    }
+
+    /// Multiplies the sum of all outputs so far.
+    pub(crate) fn scale(&mut self, backend: &dyn Backend, factor: f32) -> Result<()> {
+        self.sum(backend)?;
+        backend.scale(&mut self.sum, factor)
     }
 
     /// The sum of all outputs so far. It is the stream's own: valid until the next output is added.

@@ -33,6 +33,7 @@ impl<'a> Loader<'a> {
             router: Linear { bias: Some(bias), ..router },
             correction_bias: None,
             routing: moe.routing,
+            expert_scales: None,
             experts: self.child("experts").biased_experts(hidden, moe)?,
             activation: moe.activation,
             shared: None,

@@ -2,6 +2,7 @@
 
 use rustllm_ops::{Activation, Tensor, WeightFormat};
 
+use super::owned_matrix::OwnedMatrix;
 use super::{Loader, Result};
 use crate::config::encoder::{EncoderConfig, Labels};
 use crate::layers::{EncoderEmbedding, FeedForward, Head, Linear, Norm};
@@ -10,15 +11,24 @@ use crate::registry::EncoderHead;
 impl Loader<'_> {
     /// The tables of tokens, positions and segments by BERT's names, and the norm of their sum.
     pub(crate) fn encoder_embedding(&self, config: &EncoderConfig) -> Result<EncoderEmbedding> {
+        self.encoder_embedding_normed(config, config.embedding_size)
+    }
+
+    /// The same, with a norm of `width`. A table of positions that is not read may be there.
+    pub(crate) fn encoder_embedding_normed(&self, config: &EncoderConfig, width: usize) -> Result<EncoderEmbedding> {
         let table = |name, rows| self.embedding(name, rows, config.embedding_size);
         let learned =
             |positions| -> Result<_> { Ok((table("position_embeddings", config.max_position_embeddings)?, positions)) };
+        if config.positions.is_none() {
+            self.ignore("position_embeddings.weight");
+        }
         let types = config.type_vocab_size;
         Ok(EncoderEmbedding {
             tokens: table("word_embeddings", config.vocab_size)?,
             positions: config.positions.map(learned).transpose()?,
             token_types: if types > 0 { Some(table("token_type_embeddings", types)?) } else { None },
-            norm: self.layer_norm("LayerNorm", config.embedding_size, config.norm_eps)?,
+            widening: None,
+            norm: self.layer_norm("LayerNorm", width, config.norm_eps)?,
             projection: None,
         })
     }
@@ -44,6 +54,21 @@ impl Loader<'_> {
             }
         }
         self.pack(&matrices, format, bias.then_some(biases.as_slice()))
+    }
+
+    /// A convolution over rows of `width` with `reach` neighbours to each side, stored `[width, width, places]`, as a linear
+    /// layer of the places side by side.
+    pub(crate) fn convolution(&self, name: &str, width: usize, reach: usize) -> Result<Linear> {
+        let places = 2 * reach + 1;
+        let (dtype, view) = self.tensor(&format!("{name}.weight"), &[width, width, places])?;
+        let element = |index: usize| &view.bytes[index * dtype.size()..(index + 1) * dtype.size()];
+        let of_row = |row: usize| {
+            (0..places).flat_map(move |place| (0..width).map(move |col| (row * width + col) * places + place))
+        };
+        let bytes = (0..width).flat_map(of_row).flat_map(element).copied().collect();
+        let matrix = OwnedMatrix { dtype, cols: places * width, bytes };
+        let bias = self.values(&format!("{name}.bias"), width)?;
+        self.pack(&[matrix.view()?], self.loading.formats.linear, Some(&bias))
     }
 
     /// A feed-forward layer without a gate, from its two linear layers' names.

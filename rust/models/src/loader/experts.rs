@@ -26,9 +26,24 @@ impl<'a> Loader<'a> {
             router: self.router("gate", moe.num_experts, config.hidden_size)?,
             correction_bias: moe.correction_bias.then(|| bias("gate.e_score_correction_bias")).transpose()?,
             routing: moe.routing,
+            expert_scales: None,
             experts: self.child("experts").experts(config.hidden_size, moe)?,
             activation: moe.activation,
             shared: shared.map(Box::new),
+        })
+    }
+
+    /// The mixture of experts whose router is under `router` and scales its choices.
+    pub(crate) fn scaled_moe(&self, config: &ModelConfig, moe: &MoeConfig) -> Result<Moe> {
+        let router = self.child("router");
+        Ok(Moe {
+            router: router.router("proj", moe.num_experts, config.hidden_size)?,
+            correction_bias: None,
+            routing: moe.routing,
+            expert_scales: Some(self.vector(&router.values("per_expert_scale", moe.num_experts)?)?),
+            experts: self.child("experts").experts(config.hidden_size, moe)?,
+            activation: moe.activation,
+            shared: None,
         })
     }
 
@@ -69,6 +84,7 @@ impl<'a> Loader<'a> {
                 renormalize: false,
                 scaling_factor: 1.0,
             },
+            expert_scales: None,
             experts: vec![self.child("shared_expert").expert(["gate_proj", "up_proj", "down_proj"], hidden, inner)?],
             activation: GatedActivation::Plain(activation),
             shared: None,

@@ -103,7 +103,8 @@ impl Loader<'_> {
     /// The output projection, zeros where heads are wider than their values.
     fn widened_output(&self, config: &ModelConfig, latent: &LatentConfig) -> Result<OwnedMatrix> {
         let AttentionConfig { num_heads, head_dim, .. } = config.attention;
-        let matrix = self.matrix("o_proj.weight", config.hidden_size, num_heads * latent.v_head_dim)?;
+        let stored = self.stored_matrix("o_proj", config.hidden_size, num_heads * latent.v_head_dim)?;
+        let matrix = stored.view()?;
         let size = matrix.dtype.size();
         let mut bytes = vec![0; config.hidden_size * num_heads * head_dim * size];
         let heads = matrix.bytes.chunks_exact(latent.v_head_dim * size);
@@ -122,7 +123,8 @@ impl Loader<'_> {
         cols: usize,
         order: impl Iterator<Item = Option<usize>>,
     ) -> Result<OwnedMatrix> {
-        let matrix = self.matrix(&format!("{name}.weight"), rows, cols)?;
+        let stored = self.stored_matrix(name, rows, cols)?;
+        let matrix = stored.view()?;
         let row_bytes = cols * matrix.dtype.size();
         let mut bytes = Vec::with_capacity(rows * row_bytes);
         for row in order {

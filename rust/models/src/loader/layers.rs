@@ -61,6 +61,7 @@ impl Loader<'_> {
             output,
             clip_qkv: config.attention.clip_qkv,
             qk_norm: None,
+            v_norm: None,
             rope: self.rope(config, layer)?,
             params: AttentionParams { alibi_slopes, ..config.attention_params(layer) },
             layer,

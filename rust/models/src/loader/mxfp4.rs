@@ -5,6 +5,8 @@
 //!   scales  [.., cols / 32]       an exponent a block, plus 127; 255 is not a number
 //! ```
 
+use super::pieces::fill_pieces;
+
 /// Numbers of a block.
 pub(super) const BLOCK: usize = 32;
 
@@ -13,15 +15,16 @@ const VALUES: [f32; 16] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -
 
 /// The numbers that `blocks` and `scales` stand for, in bfloat16, which has each of them exactly.
 pub(super) fn dequantize(blocks: &[u8], scales: &[u8]) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(4 * blocks.len());
-    for (block, scale) in blocks.chunks_exact(BLOCK / 2).zip(scales) {
-        let scale = exponent(*scale);
+    let mut bytes = vec![0; 2 * BLOCK * scales.len()];
+    fill_pieces(&mut bytes, 2 * BLOCK, |number, to| {
+        let scale = exponent(scales[number]);
         let values = VALUES.map(|value| bfloat16(value * scale));
-        for pair in block {
-            bytes.extend_from_slice(&values[usize::from(pair & 15)]);
-            bytes.extend_from_slice(&values[usize::from(pair >> 4)]);
+        let block = &blocks[number * BLOCK / 2..(number + 1) * BLOCK / 2];
+        for (to, pair) in to.chunks_exact_mut(4).zip(block) {
+            to[..2].copy_from_slice(&values[usize::from(pair & 15)]);
+            to[2..].copy_from_slice(&values[usize::from(pair >> 4)]);
         }
-    }
+    });
     bytes
 }
 

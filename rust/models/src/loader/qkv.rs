@@ -2,11 +2,33 @@
 
 use std::ops::Range;
 
-use super::{Loader, Result};
-use crate::ModelConfig;
-use crate::layers::Linear;
+use super::{Loader, Part, Result};
+use crate::layers::{Linear, Norm};
+use crate::{LoadError, ModelConfig};
 
 impl Loader<'_> {
+    /// The norms of query heads and of key heads that each have a weight of their own: in one tensor, or in as many as there are
+    /// heads. Elements are in the order of the projections' rows.
+    pub(crate) fn norms_of_each_head(&self, config: &ModelConfig, layer: usize) -> Result<(Norm, Norm)> {
+        let (head_dim, eps) = (config.attention.head_dim, config.norm.eps);
+        let order = rotary_order(config, layer);
+        let norm = |part: &str, heads: usize| {
+            let apart = format!("{part}_layernorm.norms");
+            let values = if self.has(&format!("{apart}.0.weight")) {
+                let each = (0..heads).map(|head| self.values(&format!("{apart}.{head}.weight"), head_dim));
+                each.collect::<Result<Vec<_>>>()?.concat()
+            } else {
+                let (dtype, view) = self.tensor(&format!("{part}_norm.weight"), &[heads, head_dim])?;
+                dtype.decode(view.bytes)
+            };
+            let rows = Part { order, ..Part::new(part, heads * head_dim) };
+            let ordered: Vec<f32> = rows.rows().map(|row| values[row]).collect();
+            let weight = self.loading.backend.tensor(&ordered, heads, head_dim)?;
+            Ok::<_, LoadError>(Norm::Layer { weight, bias: None, eps })
+        };
+        Ok((norm("q", config.attention.num_heads)?, norm("k", config.attention.num_kv_heads)?))
+    }
+
     /// Queries, keys and values stored as one matrix, key/value head by key/value head.
     ///
     /// ```text
@@ -54,4 +76,10 @@ impl Loader<'_> {
         let bias = bias.map(|bias| runs.iter().flat_map(|run| &bias[run.clone()]).copied().collect::<Vec<f32>>());
         self.pack(&matrices, self.loading.formats.linear, bias.as_deref())
     }
+}
+
+/// `(rotary_dim, head_dim)` where a checkpoint's rotary pairs are neighbours, which become halves.
+pub(super) fn rotary_order(config: &ModelConfig, layer: usize) -> Option<(usize, usize)> {
+    let rope = config.layers[layer].rope.as_ref().filter(|rope| rope.interleaved)?;
+    Some((rope.rotary_dim, config.attention.head_dim))
 }

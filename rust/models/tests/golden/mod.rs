@@ -110,7 +110,7 @@ impl<'a> Runner<'a> {
     /// The block tables of a group of layers, without the blocks that its window has passed.
     fn group(&self, group: usize, counts: &[usize]) -> GroupMetadata {
         let max_blocks_per_seq = self.sequences.iter().map(|seq| seq.blocks[group].len()).max().unwrap();
-        let window = self.kv_cache.spec().groups[group].sliding_window.unwrap_or(usize::MAX);
+        let window = self.kv_cache.spec().groups[group].kind.sliding_window.unwrap_or(usize::MAX);
         let (mut slot_mapping, mut block_table) = (Vec::new(), Vec::new());
         for (sequence, count) in self.sequences.iter().zip(counts) {
             let (start, blocks) = (sequence.num_computed, &sequence.blocks[group]);

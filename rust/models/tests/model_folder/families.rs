@@ -75,19 +75,17 @@ fn unsupported(architecture: &str, field: &str, value: Value) {
 
 #[test]
 fn what_a_family_does_not_have_is_refused() {
-    unsupported("CohereForCausalLM", "use_qk_norm", json!(true));
     unsupported("CohereForCausalLM", "sliding_window", json!(8));
     unsupported("Ernie4_5ForCausalLM", "attention_bias", json!(true));
     unsupported("Gemma3ForCausalLM", "use_bidirectional_attention", json!(true));
     unsupported("GemmaForCausalLM", "attn_logit_softcapping", json!(50.0));
     unsupported("Glm4ForCausalLM", "use_qk_norm", json!(true));
+    unsupported("Cohere2ForCausalLM", "use_qk_norm", json!(true));
     unsupported("GlmForCausalLM", "mlp_bias", json!(true));
     unsupported("GraniteForCausalLM", "num_local_experts", json!(4));
     unsupported("Olmo2ForCausalLM", "clip_qkv", json!(8.0));
     unsupported("Phi3ForCausalLM", "attention_bias", json!(true));
     unsupported("SmolLM3ForCausalLM", "partial_rotary_factor", json!(0.5));
-    unsupported("StableLmForCausalLM", "qk_layernorm", json!(true));
-    unsupported("StableLmForCausalLM", "use_parallel_residual", json!(true));
     unsupported("Starcoder2ForCausalLM", "attn_logit_softcapping", json!(1.0));
     unsupported("LlamaForCausalLM", "logits_scaling", json!(8.0));
     unsupported("Qwen3ForCausalLM", "no_rope_layers", json!([1, 0]));
@@ -205,4 +203,72 @@ fn glm_and_ernie_read_their_defaults() {
     assert_eq!(thetas(&config(&ernie())), [Some(500_000.0); 2]);
     let heads = [ernie(), ernie().with("head_dim", Value::Null)].map(|folder| config(&folder).attention.head_dim);
     assert_eq!(heads, [128, 4]);
+}
+
+#[test]
+fn gemma4_layers_differ() {
+    let gemma4 = || llama_like("Gemma4ForCausalLM").with("vocab_size_per_layer_input", Value::Null);
+    let found = config(&gemma4());
+    assert_eq!(windows(&gemma4()), [Some(512), None]);
+    assert_eq!(thetas(&found), [Some(10_000.0), Some(1_000_000.0)]);
+    let kinds = |folder: &Folder| -> Vec<_> {
+        let kinds = config(folder).kv_cache_kinds();
+        kinds.iter().map(|kind| (kind.num_kv_heads, kind.head_dim)).collect()
+    };
+    let kv_heads = found.attention.num_kv_heads;
+    assert_eq!(kinds(&gemma4()), [(kv_heads, found.attention.head_dim), (kv_heads, 512)]);
+    let one = gemma4().with("num_global_key_value_heads", json!(1)).with("global_head_dim", json!(6));
+    assert_eq!(kinds(&one)[1], (kv_heads, 6), "for keys that are values alone");
+    assert_eq!(kinds(&one.with("attention_k_eq_v", json!(true)))[1], (1, 6));
+    let input = found.per_layer_input.unwrap();
+    assert_eq!((input.size, input.vocab_size), (256, 262_144));
+    assert_eq!(config(&llama_like("Gemma4UnifiedForCausalLM")).per_layer_input, None);
+    refused(&gemma4().with("num_kv_shared_layers", json!(1)), &["num_kv_shared_layers must be so few"]);
+    refused(
+        &gemma4().with("per_layer_config", json!({"1": {"sliding_window": 4}})),
+        &["per_layer_config.1.sliding_window"],
+    );
+    refused(&gemma4().with("vocab_size_per_layer_input", json!(1)), &["vocab_size_per_layer_input must be"]);
+    refused(&gemma4().with("use_bidirectional_attention", json!("all")), &["use_bidirectional_attention"]);
+    refused(&gemma4().with("rope_parameters", json!({"full_attention": {}})), &["rope_parameters.sliding_attention"]);
+    let unified = llama_like("Gemma4UnifiedForCausalLM");
+    refused(&unified.with("enable_moe_block", json!(true)), &["enable_moe_block = true"]);
+}
+
+#[test]
+fn gemma4_shares_what_the_last_layer_of_a_type_keeps() {
+    let types = ["sliding_attention", "full_attention", "sliding_attention", "sliding_attention", "full_attention"];
+    let folder = llama_like("Gemma4ForCausalLM")
+        .with("num_hidden_layers", json!(5))
+        .with("layer_types", json!(types))
+        .with("num_kv_shared_layers", json!(2))
+        .with("use_double_wide_mlp", json!(true));
+    let found = config(&folder);
+    let sources: Vec<_> = found.layers.iter().map(|layer| layer.kv_source).collect();
+    assert_eq!(sources, [None, None, None, Some(2), Some(1)]);
+    let wide = Some(2 * found.feed_forward.intermediate_size);
+    assert!(found.layers[..3].iter().all(|layer| layer.intermediate_size.is_none()));
+    assert!(found.layers[3..].iter().all(|layer| layer.intermediate_size == wide));
+    assert_eq!(found.kv_cache_kinds().len(), 3);
+}
+
+#[test]
+fn fp8_is_read_in_the_forms_that_are_unpacked() {
+    let folder = |quantization: Value| Folder::llama().with("quantization_config", quantization);
+    let block = |quantization: Value| config(&folder(quantization)).fp8.map(|fp8| (fp8.block_rows, fp8.block_cols));
+    let weights =
+        |strategy: &str| json!({"type": "float", "num_bits": 8, "strategy": strategy, "block_structure": [4, 2]});
+    let groups = |strategy: &str| {
+        json!({"quant_method": "compressed-tensors", "format": "float-quantized",
+            "config_groups": {"group_0": {"weights": weights(strategy)}}})
+    };
+    assert_eq!(block(Value::Null), None);
+    assert_eq!(block(json!({"quant_method": "fp8"})), Some((128, 128)));
+    assert_eq!(block(json!({"quant_method": "fp8", "weight_block_size": [64, 32]})), Some((64, 32)));
+    assert_eq!(block(groups("block")), Some((4, 2)));
+    refused(&folder(json!({"quant_method": "fp8", "fmt": "e5m2"})), &["quantization_config.fmt must be e4m3"]);
+    refused(&folder(json!({"quant_method": "fp8", "weight_block_size": [64]})), &["weight_block_size must be two"]);
+    refused(&folder(groups("group")), &["strategy must be one of tensor, channel, block"]);
+    let packed = json!({"quant_method": "compressed-tensors", "format": "pack-quantized"});
+    refused(&folder(packed), &["quantization_config", "LlamaForCausalLM"]);
 }

@@ -5,6 +5,7 @@
 
 mod classics;
 mod config;
+mod encoders;
 mod families;
 mod folder;
 mod moe;

@@ -160,6 +160,6 @@ fn gpt_oss_clamps_and_slides_on_every_other_layer() {
     assert_eq!(layers.iter().map(|layer| layer.sliding_window).collect::<Vec<_>>(), [Some(128), None]);
     refused(&gpt_oss().without("rope_scaling"), &["\"rope_scaling\" is missing"]);
     refused(&gpt_oss().with("swiglu_limit", json!(-1)), &["swiglu_limit must be"]);
-    let quantized = gpt_oss().with("quantization_config", json!({"quant_method": "fp8"}));
-    refused(&quantized, &["quantization_config.quant_method = \"fp8\"", "GptOssForCausalLM"]);
+    let quantized = gpt_oss().with("quantization_config", json!({"quant_method": "awq"}));
+    refused(&quantized, &["quantization_config.quant_method = \"awq\"", "GptOssForCausalLM"]);
 }

@@ -2,7 +2,7 @@
 
 use super::{Case, numbers, random_tensor, rows_of};
 use crate::{
-    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheSpec, Result,
+    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec, Result,
     Tensor, check,
 };
 
@@ -118,13 +118,11 @@ impl AttentionCase {
     /// # Errors
     /// What an op fails with.
     pub fn outputs(&self, backend: &dyn Backend) -> Result<Vec<Vec<f32>>> {
+        let AttentionParams { sliding_window, num_kv_heads, head_dim, .. } = self.shape;
+        let kind = KvCacheKind { sliding_window, num_kv_heads, head_dim };
+        let wider = KvCacheKind { sliding_window: None, num_kv_heads: num_kv_heads + 1, head_dim: 3 * head_dim };
         let cache = backend.alloc_kv_cache(&KvCacheSpec {
-            groups: vec![
-                KvCacheGroup { sliding_window: None, layers: vec![0] },
-                KvCacheGroup { sliding_window: self.shape.sliding_window, layers: vec![1, 2] },
-            ],
-            num_kv_heads: self.shape.num_kv_heads,
-            head_dim: self.shape.head_dim,
+            groups: vec![KvCacheGroup { kind: wider, layers: vec![0] }, KvCacheGroup { kind, layers: vec![1, 2] }],
             block_size: self.block_size,
             num_blocks: self.num_blocks(),
             dtype: self.dtype,

@@ -1,7 +1,7 @@
 //! Attention among the rows of each sequence.
 
 use super::{Case, numbers, random_tensor, rows_of};
-use crate::{Backend, EncoderAttentionParams, Result};
+use crate::{Backend, DisentangledParams, EncoderAttentionParams, Result};
 
 /// Sequences of one batch, and how their rows see each other.
 #[derive(Debug, Clone)]
@@ -14,6 +14,40 @@ pub struct EncoderCase {
     pub window: Option<usize>,
     /// Reach of a bias by distance, if there is one.
     pub bias: Option<usize>,
+    /// What distances stand for, if they do.
+    pub distances: Option<DistanceCase>,
+}
+
+/// Keys and queries of distances.
+#[derive(Debug, Clone, Copy)]
+pub struct DistanceCase {
+    /// How far distances are told apart.
+    pub reach: usize,
+    /// Distances past this many to a side share buckets, ever more of them.
+    pub exact: usize,
+    /// Whether distances have keys.
+    pub keys: bool,
+    /// Whether distances have queries.
+    pub queries: bool,
+}
+
+impl DistanceCase {
+    /// Distances one by one at first, then by the squares that lie between them and those.
+    fn params(&self, backend: &dyn Backend, width: usize) -> Result<DisentangledParams> {
+        let &Self { reach, exact, keys, queries } = self;
+        let steps = |away: usize| away.min(exact) + away.saturating_sub(exact).isqrt();
+        let bucket = |at: usize| match at < reach {
+            true => steps(reach) - steps(reach - at),
+            false => steps(reach) + steps(at - reach),
+        };
+        let buckets = backend.indices((0..=2 * reach).map(|at| bucket(at) as u32).collect())?;
+        let rows = |seed| random_tensor(backend, 2 * steps(reach) + 1, width, seed);
+        Ok(DisentangledParams {
+            keys: keys.then(|| rows(6)).transpose()?,
+            queries: queries.then(|| rows(7)).transpose()?,
+            buckets,
+        })
+    }
 }
 
 impl EncoderCase {
@@ -31,6 +65,7 @@ impl EncoderCase {
             scale: 1.0 / (head_dim as f32).sqrt(),
             window: self.window,
             relative_bias: self.bias.map(bias).transpose()?,
+            disentangled: self.distances.map(|case| case.params(backend, num_heads * head_dim)).transpose()?,
         })
     }
 
@@ -82,19 +117,52 @@ pub fn encoder_table() -> Vec<EncoderCase> {
         heads,
         window,
         bias,
+        distances: None,
     };
-    shapes.into_iter().map(case).collect()
+    let disentangled = [
+        // heads, head_dim, reach, exact, keys, queries
+        ((3, 8), (4, 4, true, true), &ragged),
+        ((2, 40), (63, 9, true, true), &ragged),
+        ((2, 16), (70, 70, true, false), &ragged),
+        ((2, 16), (20, 6, false, true), &ragged),
+        ((2, 32), (511, 32, true, true), &long),
+        ((1, 16), (128, 128, true, true), &long),
+    ];
+    let of_distances = |((heads, head_dim), (reach, exact, keys, queries), seqs): (_, _, &Vec<usize>)| EncoderCase {
+        seqs: seqs.clone(),
+        heads: (heads, heads, head_dim),
+        window: None,
+        bias: None,
+        distances: Some(DistanceCase { reach, exact, keys, queries }),
+    };
+    let mut cases: Vec<_> = shapes.into_iter().map(case).chain(disentangled.into_iter().map(of_distances)).collect();
+    if let Some(last) = cases.last_mut() {
+        // All at once.
+        (last.window, last.bias) = (Some(200), Some(30));
+    }
+    cases
 }
 
 pub(super) fn encoder_attention_cases(cases: &mut Vec<Case>) {
     for case in encoder_table() {
         let (num_heads, num_kv_heads, head_dim) = case.heads;
-        let (longest, window, bias) = (case.seqs.iter().max().copied().unwrap_or(0), case.window, case.bias);
+        let EncoderCase { window, bias, distances, .. } = case;
+        let longest = case.seqs.iter().max().copied().unwrap_or(0);
         let name = format!(
             "encoder_attention {num_heads}/{num_kv_heads} heads of {head_dim}, {longest} rows, window {window:?}, bias \
-             {bias:?}"
+             {bias:?}, {distances:?}"
         );
         // As for causal attention.
         cases.push(Case::new(name, 5e-6, move |backend| case.outputs(backend)));
+    }
+}
+
+pub(super) fn unfold_cases(cases: &mut Vec<Case>) {
+    for (cols, reach) in [(1, 1), (33, 1), (16, 0), (20, 3)] {
+        cases.push(Case::new(format!("unfold {cols} columns, {reach} to a side"), 0.0, move |backend| {
+            let x = random_tensor(backend, 12, cols + 2, 8)?.columns(1, cols)?;
+            let starts = backend.indices(vec![0, 1, 1, 3, 12])?;
+            rows_of(backend, &backend.unfold(&x, &starts, reach)?)
+        }));
     }
 }

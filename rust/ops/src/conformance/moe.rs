@@ -101,6 +101,13 @@ pub(super) fn cases(cases: &mut Vec<Case>) {
         let tolerance = 16.0 * (hidden + inner) as f32 * 2f32.powi(-24);
         cases.push(Case::new(name, tolerance, move |backend| case.outputs(backend)));
     }
+    for rows in [1, 130] {
+        cases.push(Case::new(format!("scale_experts [{rows}, 3] of 7"), 0.0, move |backend| {
+            let mut routing = MoeCase { experts: (7, 3), ..moe_table()[0] }.routing(backend, 0, rows)?;
+            backend.scale_experts(&mut routing, &random_tensor(backend, 1, 7, 64)?)?;
+            Ok([rows_of(backend, &routing.experts)?, rows_of(backend, &routing.weights)?].concat())
+        }));
+    }
     for (experts, params) in routings() {
         for rows in [1, 5, 130] {
             for biased in [false, true] {

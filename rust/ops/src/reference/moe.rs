@@ -27,6 +27,17 @@ pub(super) fn route(logits: &Tensor, bias: Option<&Tensor>, params: &RoutingPara
     Ok(Routing { experts: wrap(chosen.to_dtype(candle_core::DType::F32)?)?, weights: wrap(weights)? })
 }
 
+/// Defines [`Backend::scale_experts`].
+pub(super) fn scale_experts(routing: &mut Routing, scales: &Tensor) -> Result<()> {
+    let table = candle(scales)?.to_vec2::<f32>()?.concat();
+    let experts = candle(&routing.experts)?.to_vec2::<f32>()?.concat();
+    let scale = |expert: &f32| Ok(table[check::scale_of_expert(*expert, scales)?]);
+    let factors: Vec<f32> = experts.iter().map(scale).collect::<Result<_>>()?;
+    let weights = candle(&routing.weights)?;
+    routing.weights = wrap((&weights * Candle::from_vec(factors, weights.shape(), &Device::Cpu)?)?)?;
+    Ok(())
+}
+
 fn scores(logits: &Candle, scoring: Scoring) -> Result<Candle> {
     Ok(match scoring {
         Scoring::Softmax => {

@@ -35,6 +35,8 @@ pub(crate) fn bert(fields: &Fields, architecture: &str) -> Result<EncoderConfig>
         max_position_embeddings: positions,
         type_vocab_size: fields.optional_size("type_vocab_size", 0..=MAX_TYPES)?.unwrap_or(2),
         rope: None,
+        distances: None,
+        convolution: None,
         local: None,
         shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases::ALL,

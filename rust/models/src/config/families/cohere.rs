@@ -4,8 +4,8 @@ use super::llama::with_biases;
 use super::rotary::{RotaryFamily, layer_types_or_pattern, sliding_window, with_windows};
 use super::{MAX_LAYERS, MAX_POSITIONS, Result, refuse_unless_neutral};
 use crate::ModelConfig;
-use crate::config::NormKind;
 use crate::config::fields::Fields;
+use crate::config::{NormKind, QkNorm};
 
 fn family(architecture: &'static str) -> RotaryFamily {
     RotaryFamily {
@@ -17,11 +17,13 @@ fn family(architecture: &'static str) -> RotaryFamily {
     }
 }
 
-/// Command R: attention and feed-forward side by side on one norm, scaled logits, neighbouring rotary pairs.
+/// Command R and R+, whose heads may be normed: attention and feed-forward side by side on one norm, scaled logits, neighbouring rotary pairs.
 pub(crate) fn cohere(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
-    refuse_unless_neutral(fields, architecture, &["logit_scale"], &["sliding_window", "mlp_bias"])?;
+    refuse_unless_neutral(fields, architecture, &["logit_scale", "use_qk_norm"], &["sliding_window", "mlp_bias"])?;
     let family = RotaryFamily { rope_theta: 500_000.0, ..family(architecture) };
-    with_logit_scale(fields, with_biases(fields, family.read(fields)?)?)
+    let mut config = with_logit_scale(fields, with_biases(fields, family.read(fields)?)?)?;
+    config.attention.qk_norm = fields.flag("use_qk_norm", false)?.then_some(QkNorm::EachHead);
+    Ok(config)
 }
 
 /// Command R7B and Command A: windows on all but every fourth layer, rotary positions on the windowed ones alone.

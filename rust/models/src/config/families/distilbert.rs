@@ -31,6 +31,8 @@ pub(crate) fn distilbert(fields: &Fields, architecture: &str) -> Result<EncoderC
         max_position_embeddings: positions,
         type_vocab_size: 0,
         rope: None,
+        distances: None,
+        convolution: None,
         local: None,
         shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases::ALL,

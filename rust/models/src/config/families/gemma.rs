@@ -12,7 +12,7 @@ use crate::config::{NormKind, QkNorm};
 /// What Gemma 2 and 3 have fields for and Llama has not.
 const OWN: [&str; 3] = ["query_pre_attn_scalar", "attn_logit_softcapping", "final_logit_softcapping"];
 
-fn family(architecture: &'static str) -> RotaryFamily {
+pub(super) fn family(architecture: &'static str) -> RotaryFamily {
     RotaryFamily {
         head_dim: Some(256),
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
@@ -74,9 +74,20 @@ const TEXT_DEFAULTS: [(&str, usize); 7] = [
 
 /// The text model of a Gemma 3 that takes images as well.
 pub(crate) fn gemma3_text_of_images(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
+    text_of_media(fields, architecture, |text, architecture| {
+        gemma3(&text.clone().with_defaults(&TEXT_DEFAULTS), architecture)
+    })
+}
+
+/// The text model of a model that reads images as well, by `text_config`, which `read` reads.
+pub(super) fn text_of_media(
+    fields: &Fields,
+    architecture: &'static str,
+    read: impl Fn(&Fields, &'static str) -> Result<ModelConfig>,
+) -> Result<ModelConfig> {
     refuse_unless_neutral(fields, architecture, &[], &[])?;
     let text = fields.object("text_config")?.ok_or_else(|| fields.missing("text_config"))?;
-    let mut config = gemma3(&text.with_defaults(&TEXT_DEFAULTS), architecture)?;
+    let mut config = read(&text, architecture)?;
     config.dtype = dtype(fields)?.or(config.dtype);
     let eos_token_ids = fields.token_ids("eos_token_id")?;
     if !eos_token_ids.is_empty() {
@@ -85,7 +96,7 @@ pub(crate) fn gemma3_text_of_images(fields: &Fields, architecture: &'static str)
     Ok(config)
 }
 
-fn with_scaled_embeddings(mut config: ModelConfig) -> ModelConfig {
+pub(super) fn with_scaled_embeddings(mut config: ModelConfig) -> ModelConfig {
     config.multipliers.embedding = (config.hidden_size as f64).sqrt() as f32;
     config
 }
@@ -98,7 +109,7 @@ fn with_scaled_scores(fields: &Fields, mut config: ModelConfig) -> Result<ModelC
 }
 
 /// Caps of scores and logits: null for none, the defaults where the file has no such fields.
-fn with_soft_caps(
+pub(super) fn with_soft_caps(
     fields: &Fields,
     mut config: ModelConfig,
     (scores, logits): (Option<f64>, Option<f64>),

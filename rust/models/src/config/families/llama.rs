@@ -13,6 +13,17 @@ pub(crate) fn llama(fields: &Fields, architecture: &'static str) -> Result<Model
     agree_with_layer_types(fields, config)
 }
 
+/// Arcee: Llama with a squared ReLU in place of the gate.
+pub(crate) fn arcee(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
+    refuse_unless_neutral(fields, architecture, &[], &["sliding_window"])?;
+    let family = RotaryFamily {
+        activation: ("hidden_act", "relu2"),
+        norm_eps: ("rms_norm_eps", 1e-5),
+        ..RotaryFamily::llama(architecture)
+    };
+    agree_with_layer_types(fields, with_biases(fields, family.read(fields)?)?)
+}
+
 /// Mistral: Llama without biases, every layer with a sliding window unless it is null.
 pub(crate) fn mistral(fields: &Fields, architecture: &'static str) -> Result<ModelConfig> {
     refuse_unless_neutral(fields, architecture, &[], &["attention_bias", "mlp_bias"])?;

@@ -5,11 +5,13 @@ mod alibi;
 mod bert;
 mod bloom;
 mod cohere;
+mod deberta;
 mod deepseek;
 mod distilbert;
 mod ernie;
 mod falcon;
 mod gemma;
+mod gemma4;
 mod glm;
 mod gpt2;
 mod gpt_neox;
@@ -42,18 +44,20 @@ pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
 pub(crate) use bloom::bloom;
 pub(crate) use cohere::{cohere, cohere2};
+pub(crate) use deberta::deberta_v2;
 pub(crate) use deepseek::{deepseek_v2, deepseek_v3};
 pub(crate) use distilbert::distilbert;
 pub(crate) use ernie::ernie4_5;
 pub(crate) use falcon::falcon;
 pub(crate) use gemma::{gemma, gemma2, gemma3, gemma3_text_of_images};
+pub(crate) use gemma4::{gemma4, gemma4_text_of_media, gemma4_unified, gemma4_unified_text_of_media};
 pub(crate) use glm::glm;
 pub(crate) use gpt_neox::gpt_neox;
 pub(crate) use gpt_oss::gpt_oss;
 pub(crate) use gpt2::{gpt_bigcode, gpt2};
 pub(crate) use gptj::{codegen, gptj};
 pub(crate) use granite::granite;
-pub(crate) use llama::{llama, mistral, qwen2, qwen3};
+pub(crate) use llama::{arcee, llama, mistral, qwen2, qwen3};
 pub(crate) use modernbert::modernbert;
 pub(crate) use moe::{mixtral, olmoe, qwen2_moe, qwen3_moe};
 pub(crate) use mpnet::mpnet;
@@ -172,13 +176,15 @@ impl Decoder {
             attention: self.attention,
             feed_forward: self.feed_forward,
             norm: self.norm,
-            layers: vec![LayerConfig { attention_scale, sliding_window: None, rope: None }; self.num_layers],
+            layers: vec![LayerConfig::new(attention_scale); self.num_layers],
+            per_layer_input: None,
             multipliers: Multipliers::default(),
             moe: None,
             logit_soft_cap: None,
             tie_word_embeddings: fields.flag("tie_word_embeddings", self.tie_word_embeddings)?,
             max_position_embeddings: self.positions,
             max_model_len: self.positions,
+            fp8: None,
             dtype: dtype(fields)?,
             eos_token_ids: fields.token_ids("eos_token_id")?,
         })
@@ -222,9 +228,12 @@ fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> 
         "gelu" | "gelu_python" => Ok(Activation::Gelu),
         "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
+        "relu2" => Ok(Activation::ReluSquared),
+        "tanh" => Ok(Activation::Tanh),
         _ => {
-            Err(fields
-                .invalid(name, "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu"))
+            let allowed =
+                "one of silu, swish, gelu, gelu_python, gelu_new, gelu_fast, gelu_pytorch_tanh, relu, relu2, tanh";
+            Err(fields.invalid(name, allowed))
         }
     }
 }

@@ -72,6 +72,8 @@ fn original(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
         max_position_embeddings: positions,
         type_vocab_size: fields.optional_size("type_vocab_size", 1..=MAX_TYPES)?.unwrap_or(2),
         rope: Some(RopeFamily { theta, ..RopeFamily::new(head_dim) }.read(fields, architecture)?),
+        distances: None,
+        convolution: None,
         local: None,
         shared: SharedLayers { groups: num_layers, layers: 1 },
         biases: Biases {
