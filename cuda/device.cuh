@@ -15,8 +15,9 @@ typedef long long i64;
 
 #define DEVICE __device__ __forceinline__
 
-// A kernel that is launched with `threads` threads a block, and found by its name. EXPORT(name) follows its body.
-#define KERNEL(threads) extern "C" __global__ void __launch_bounds__(threads)
+// A kernel that is launched with as many threads a block as the first argument says, and found by its name; a second argument
+// is how many blocks a multiprocessor should have at once. EXPORT(name) follows its body.
+#define KERNEL(...) extern "C" __global__ void __launch_bounds__(__VA_ARGS__)
 #ifdef RUSTLLM_SIMULATOR
 #define EXPORT(name)                                                                                            \
   static const bool exported_##name =                                                                           \
@@ -56,10 +57,12 @@ DEVICE float from_f32<float>(float value) {
 }
 
 #ifdef RUSTLLM_SIMULATOR
+// As the processor's own conversion, which some compilers call a function for.
 DEVICE float to_f32(f16 value) {
-  _Float16 half;
-  std::memcpy(&half, &value, sizeof half);
-  return half;
+  const u32 bits = (u32)(value.bits & 0x7fff) << 13, sign = (u32)(value.bits & 0x8000) << 16;
+  const bool finite = (value.bits & 0x7c00) != 0x7c00;
+  const float magnitude = finite ? __uint_as_float(bits) * 0x1p112f : __uint_as_float(bits | 0x7f800000u);
+  return __uint_as_float(__float_as_uint(magnitude) | sign);
 }
 template <>
 DEVICE f16 from_f32<f16>(float value) {

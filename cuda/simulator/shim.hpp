@@ -230,7 +230,7 @@ inline Values exchange(unsigned mask, const T& value, const char* where) {
   auto& warp = block->warps[lane->warp];
   auto found = std::find_if(warp.begin(), warp.end(), [&](const Exchange& e) { return e.mask == mask; });
   Exchange& e = found == warp.end() ? warp.emplace_back(Exchange{mask}) : *found;
-  if (e.arrived && std::strcmp(e.where, where))
+  if (e.arrived && e.where != where && std::strcmp(e.where, where))
     fail(std::string("lanes of one warp are in different collectives: ") + e.where + " and " + where);
   e.where = where;
   const unsigned generation = e.generation;
