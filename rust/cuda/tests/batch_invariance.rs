@@ -24,7 +24,8 @@ fn bits(rows: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
 /// cores serve, and one that they do not.
 fn attention_cases() -> impl Iterator<Item = AttentionCase> {
     let dtypes = KvCacheDType::ALL.len();
-    let chosen = attention_table().into_iter().enumerate().filter(move |(row, _)| (row / dtypes + row) % 2 == 0);
+    let chosen =
+        attention_table().into_iter().enumerate().filter(move |(row, _)| (row / dtypes + row).is_multiple_of(2));
     chosen.map(|(_, mut case)| {
         let AttentionParams { num_heads, num_kv_heads, .. } = case.shape;
         (case.shape.num_heads, case.shape.num_kv_heads) = (num_heads / num_kv_heads, 1);
