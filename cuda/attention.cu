@@ -13,12 +13,15 @@ ATTENTION(attention_f16, f16)
 ATTENTION(attention_bf16, bf16)
 ATTENTION(attention_int8, i8)
 
-// Folds the softmaxes of a row's splits, in ascending order, of sequences of up to `most_rows` rows: grid (rows, query heads).
-KERNEL(128) merge_splits(Matrix to, Sequences seqs, ScoreRules rules, Partials partials, int most_rows) {
-  const int row = blockIdx.x, head = blockIdx.y, seq = sequence_of(seqs.starts, seqs.num_seqs, row);
-  if ((int)(seqs.starts[seq + 1] - seqs.starts[seq]) > most_rows) return;
+// Folds the softmaxes of a row's splits, in ascending order. grid (rows that there are partial softmaxes of, query heads).
+KERNEL(128) merge_splits(Matrix to, Sequences seqs, ScoreRules rules, Partials partials) {
+  const int head = blockIdx.y, most_rows = partials.most_rows;
+  const int seq = most_rows ? blockIdx.x / most_rows : sequence_of(seqs.starts, seqs.num_seqs, blockIdx.x);
+  const int first_row = seqs.starts[seq], rows = (int)seqs.starts[seq + 1] - first_row;
+  const int row = most_rows ? first_row + blockIdx.x % most_rows : blockIdx.x;
+  if (most_rows && (rows > most_rows || row - first_row >= rows)) return;
   const int splits = seqs.seen(row, seq, rules).splits();
-  const float* first = partials.at(row, gridDim.y, head, 0);
+  const float* first = partials.at(blockIdx.x, gridDim.y, head, 0);
   float* result = to.row(row) + head * partials.head_dim;
   for (int at = threadIdx.x; at < partials.head_dim; at += 128) {
     Softmax total;

@@ -14,7 +14,7 @@ struct DecodeMemory {
   float units[16], tops[4][16], sums[4][16];
 };
 
-// `most_rows`: sequences of more are a prefill's.
+// Sequences of more than `most_rows` are a prefill's.
 template <class T, int WIDTH, int STAGES>
 DEVICE void decode(Matrix to, Matrix q, const KvBlocks& cache, const Sequences& seqs, const ScoreRules& rules,
                    const Partials& partials, int tiles, int most_rows) {
@@ -62,8 +62,8 @@ DEVICE void decode(Matrix to, Matrix q, const KvBlocks& cache, const Sequences& 
     score(scores[1], own, units, rules, position + 8);
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
-      const float own_scores = fmaxf(fmaxf(scores[0][2 * i], scores[0][2 * i + 1]), fmaxf(scores[1][2 * i], scores[1][2 * i + 1]));
-      const float top = quad_max(own_scores);
+      const float low = fmaxf(scores[0][2 * i], scores[0][2 * i + 1]), high = fmaxf(scores[1][2 * i], scores[1][2 * i + 1]);
+      const float top = quad_max(fmaxf(low, high));
       if (c == 0) memory->tops[warp][g + 8 * i] = top;
     }
     __syncthreads();
@@ -117,7 +117,8 @@ DEVICE void decode(Matrix to, Matrix q, const KvBlocks& cache, const Sequences& 
       const Softmax part(largest[i], sum);
       if (partials.data) {
         if (split < own[i].first / SPLIT || split > own[i].last / SPLIT) continue;
-        float* at = partials.at(queries.row(query), q.cols / head_dim, own[i].head, split - own[i].first / SPLIT);
+        const int slot = seq * partials.most_rows + queries.row(query) - first_row;
+        float* at = partials.at(slot, q.cols / head_dim, own[i].head, split - own[i].first / SPLIT);
         if (warp == 0 && c == 0) at[head_dim] = part.largest, at[head_dim + 1] = part.sum;
 #pragma unroll
         for (int n = 0; n < 2 * PAIRS; ++n) {

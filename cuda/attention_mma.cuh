@@ -86,8 +86,8 @@ struct Range {
   DEVICE bool meets(int position, int count) const { return position <= last && position + count > first; }
 };
 
-// Brings `rows` queries to shared memory, [part][rows][WIDTH / 2 + 4 words], columns past the head's as zeros, and the powers of two they
-// were divided by to `units`.
+// Brings `rows` queries to shared memory, [part][rows][WIDTH / 2 + 4 words], columns past the head's as zeros, and the powers
+// of two they were divided by to `units`.
 template <class T, int WIDTH>
 DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Queries& queries, int head_dim) {
   for (int i = threadIdx.x / 8; i < rows; i += MMA_THREADS / 8) {
@@ -114,24 +114,25 @@ DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Querie
 }
 
 // Begins to copy the keys or values of a tile's positions to shared memory, [TILE][WIDTH + 8]: zeros for those not in range
-// and for columns past the head's.
+// and for columns past the head's. A warp takes a group of keys, which lie in one block: blocks hold a multiple of 16.
 template <class T, int WIDTH>
 DEVICE void copy_tile(T* to, const void* from, const KvBlocks& cache, const Sequences& seqs, const Queries& queries,
                       const Range& range, int tile) {
   constexpr int VECTORS = WIDTH / 8;
+  const int own = threadIdx.x / 32 * GROUP, first = tile * TILE + own;
   const T* elements = static_cast<const T*>(from);
-  const u32* blocks = seqs.block_table + (i64)queries.seq * seqs.max_blocks;
-#pragma unroll 4
-  for (int i = threadIdx.x; i < TILE * VECTORS; i += MMA_THREADS) {
-    const int key = i / VECTORS, at = i % VECTORS * 8, position = tile * TILE + key;
-    const bool present = position >= range.first && position <= range.last && at < cache.head_dim;
-    i64 offset = 0;
-    if (present) {
-      const u32 block = position / cache.block_size, within = position - block * cache.block_size;
-      const i64 token = ((i64)blocks[block] * cache.num_kv_heads + queries.kv_head) * cache.block_size + within;
-      offset = token * cache.head_dim + at;
-    }
-    copy_async_16(to + key * (WIDTH + 8) + at, elements + offset, present);
+  i64 offset = 0;
+  if (range.meets(first, GROUP)) {
+    const u32 block = first / cache.block_size, within = first - block * cache.block_size;
+    const u32 found = seqs.block_table[(i64)queries.seq * seqs.max_blocks + block];
+    offset = (((i64)found * cache.num_kv_heads + queries.kv_head) * cache.block_size + within) * cache.head_dim;
+  }
+#pragma unroll 2
+  for (int i = threadIdx.x % 32; i < GROUP * VECTORS; i += 32) {
+    const int key = i / VECTORS, at = i % VECTORS * 8;
+    const bool present = first + key >= range.first && first + key <= range.last && at < cache.head_dim;
+    const T* source = present ? elements + offset + key * cache.head_dim + at : elements;
+    copy_async_16(to + (own + key) * (WIDTH + 8) + at, source, present);
   }
 }
 

@@ -58,10 +58,12 @@ DEVICE float from_f32<float>(float value) {
 }
 
 #ifdef RUSTLLM_SIMULATOR
+// As the processor's own conversion, which some compilers call a function for.
 DEVICE float to_f32(f16 value) {
-  _Float16 half;
-  std::memcpy(&half, &value, sizeof half);
-  return half;
+  const u32 bits = (u32)(value.bits & 0x7fff) << 13, sign = (u32)(value.bits & 0x8000) << 16;
+  const bool finite = (value.bits & 0x7c00) != 0x7c00;
+  const float magnitude = finite ? __uint_as_float(bits) * 0x1p112f : __uint_as_float(bits | 0x7f800000u);
+  return __uint_as_float(__float_as_uint(magnitude) | sign);
 }
 template <>
 DEVICE f16 from_f32<f16>(float value) {

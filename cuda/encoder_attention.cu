@@ -51,9 +51,10 @@ DEVICE void split_rows(const Matrix& k, const Matrix& v, const SplitRows& to, co
   ScoreRules one_head{};
   one_head.group = 1;
   const Queries rows = find_queries(seqs, one_head, blockIdx.x, blockIdx.y, 0);
-  const Matrix& from = blockIdx.z == 0 ? k : v;
+  const float* from = (blockIdx.z == 0 ? k.data : v.data) + blockIdx.y * to.head_dim;
+  const i64 stride = blockIdx.z == 0 ? k.stride : v.stride;
   const auto number = [&](int row, int at) {
-    return rows.has(row) && at < to.head_dim ? from.row(rows.row(row))[blockIdx.y * to.head_dim + at] : 0.0f;
+    return rows.has(row) && at < to.head_dim ? from[rows.row(row) * stride + at] : 0.0f;
   };
   float largest = 0.0f;
   for (int i = threadIdx.x; i < TILE * WIDTH; i += MMA_THREADS) largest = fmaxf(largest, fabsf(number(i / WIDTH, i % WIDTH)));
@@ -70,14 +71,14 @@ DEVICE void split_rows(const Matrix& k, const Matrix& v, const SplitRows& to, co
   }
 }
 
-#define ENCODER(WIDTH)                                                                                                 \
-  KERNEL(128) split_rows_##WIDTH(Matrix k, Matrix v, SplitRows rows, Sequences seqs) {                                 \
-    split_rows<WIDTH>(k, v, rows, seqs);                                                                               \
-  }                                                                                                                    \
-  EXPORT(split_rows_##WIDTH)                                                                                           \
-  KERNEL(128) encoder_attention_##WIDTH(Matrix to, Matrix q, SplitRows rows, Sequences seqs, ScoreRules rules) {       \
-    prefill(to, q, OwnTiles<WIDTH>{rows, seqs}, seqs, rules, 0);                                                       \
-  }                                                                                                                    \
+#define ENCODER(WIDTH)                                                                                                  \
+  KERNEL(128) split_rows_##WIDTH(Matrix k, Matrix v, SplitRows rows, Sequences seqs) {                                  \
+    split_rows<WIDTH>(k, v, rows, seqs);                                                                                \
+  }                                                                                                                     \
+  EXPORT(split_rows_##WIDTH)                                                                                            \
+  KERNEL(128, 2) encoder_attention_##WIDTH(Matrix to, Matrix q, SplitRows rows, Sequences seqs, ScoreRules rules) {     \
+    prefill(to, q, OwnTiles<WIDTH>{rows, seqs}, seqs, rules, 0);                                                        \
+  }                                                                                                                     \
   EXPORT(encoder_attention_##WIDTH)
 
 ENCODER(64)

@@ -1,9 +1,9 @@
 //! Attention: how an op is cut into the blocks of its kernels. `cuda/attention.cuh` has what they compute.
 //!
 //! ```text
-//!   keys and values of 16 bits, heads of a multiple of 8 up to 256         others
-//!     sequences with few rows     attention_decode    16 queries a block     attention_*   a row a block
-//!     sequences with more         attention_prefill   64 queries a block
+//!   keys and values of 16 bits, heads of a multiple of 8 up to 256              others
+//!     up to 16 queries of a sequence   attention_decode    16 queries a block     attention_*   a row a block
+//!     more of them                     attention_prefill   64 queries a block
 //!   too few blocks for the device: one for each split of the positions, and merge_splits
 //! ```
 //!
@@ -71,6 +71,8 @@ pub(crate) struct Partials {
     data: Address,
     splits: i32,
     head_dim: i32,
+    most_rows: i32,
+    reserved: i32,
 }
 
 /// An attention op's operands, as its kernels take them.
@@ -188,13 +190,14 @@ impl CudaBackend {
 
     fn row_by_row(&self, op: &Op) -> Result<()> {
         let heads = op.params.num_kv_heads * (op.params.num_heads / op.params.num_kv_heads).div_ceil(SCALAR_HEADS);
-        let (partials, scratch) = self.partials(op, op.q.num_rows() * heads)?;
+        let rows = op.q.num_rows();
+        let (partials, scratch) = self.partials(op, rows, rows * heads)?;
         let entries = ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"];
         let Op { to, q, cache, seqs, rules, .. } = *op;
         let grid = Grid::new((q.num_rows(), heads, partials.splits as usize), THREADS);
         let attention = Attention { to, q, cache, seqs, rules, partials };
         self.device.launch(kv_cache::pick(op.dtype, entries), grid, &attention)?;
-        if scratch.is_some() { self.merge(op, partials, i32::MAX) } else { Ok(()) }
+        if scratch.is_some() { self.merge(op, rows, partials) } else { Ok(()) }
     }
 
     fn on_tensor_cores(&self, op: &Op, kernels: &TensorCores) -> Result<()> {
@@ -217,31 +220,33 @@ impl CudaBackend {
             return Ok(());
         }
         let blocks = op.metadata.num_seqs() * tiles;
-        let (partials, scratch) = self.partials(op, blocks * heads)?;
+        let rows = op.metadata.num_seqs() * longest;
+        let (partials, scratch) = self.partials(op, rows, blocks * heads)?;
+        let partials = Partials { most_rows: at_most(longest), ..partials };
         let grid = Grid::new((blocks, heads, partials.splits as usize), THREADS);
         let grid = Grid { shared_bytes: kernels.decode_bytes() as u32, ..grid };
         let Op { to, q, cache, seqs, rules, .. } = *op;
         let attention = AttentionDecode { to, q, cache, seqs, rules, partials, tiles: at_most(tiles), most_rows: most };
         self.device.launch(kernels.decode, grid, &attention)?;
-        if scratch.is_some() { self.merge(op, partials, most) } else { Ok(()) }
+        if scratch.is_some() { self.merge(op, rows, partials) } else { Ok(()) }
     }
 
-    /// Memory for the softmaxes of splits, where `blocks` of them without splits would leave the device idle.
-    fn partials(&self, op: &Op, blocks: usize) -> Result<(Partials, Option<Arc<Buffer>>)> {
+    /// Memory for the softmaxes of the splits of `rows` rows, where their `blocks` without splits would leave the device idle.
+    fn partials(&self, op: &Op, rows: usize, blocks: usize) -> Result<(Partials, Option<Arc<Buffer>>)> {
         let (splits, head_dim) = (most_splits(op.metadata, op.params), op.params.head_dim);
-        let rows = op.q.num_rows() * op.params.num_heads;
-        let bytes = checked_size(&[rows, splits, head_dim + 2, size_of::<f32>()], "attention")?;
+        let bytes = checked_size(&[rows, op.params.num_heads, splits, head_dim + 2, size_of::<f32>()], "attention")?;
         let worth = splits > 1 && blocks < 4 * self.device.num_multiprocessors() && bytes <= MOST_PARTIAL_BYTES;
         let scratch = if worth { Some(self.scratch(bytes)?) } else { None };
         let splits = if worth { at_most(splits) } else { 1 };
         let data = scratch.as_ref().map_or(0, |scratch| scratch.address());
-        Ok((Partials { data, splits, head_dim: head_dim as i32 }, scratch))
+        Ok((Partials { data, splits, head_dim: head_dim as i32, most_rows: 0, reserved: 0 }, scratch))
     }
 
-    fn merge(&self, op: &Op, partials: Partials, most_rows: i32) -> Result<()> {
-        let grid = Grid::new((op.q.num_rows(), op.params.num_heads, 1), THREADS);
+    /// Brings the splits of `rows` rows together.
+    fn merge(&self, op: &Op, rows: usize, partials: Partials) -> Result<()> {
         let Op { to, seqs, rules, .. } = *op;
-        self.device.launch("merge_splits", grid, &MergeSplits { to, seqs, rules, partials, most_rows })
+        let grid = Grid::new((rows, op.params.num_heads, 1), THREADS);
+        self.device.launch("merge_splits", grid, &MergeSplits { to, seqs, rules, partials })
     }
 
     fn causal_rules(&self, params: &AttentionParams) -> Result<ScoreRules> {

@@ -71,9 +71,7 @@ kernels! {
     "attention" ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"] Attention {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials,
     }
-    "attention" ["merge_splits"] MergeSplits {
-        to: Matrix, seqs: Sequences, rules: ScoreRules, partials: Partials, most_rows: i32,
-    }
+    "attention" ["merge_splits"] MergeSplits { to: Matrix, seqs: Sequences, rules: ScoreRules, partials: Partials }
     "attention_decode" [
         "attention_decode_f16_64", "attention_decode_f16_128", "attention_decode_f16_256",
         "attention_decode_bf16_64", "attention_decode_bf16_128", "attention_decode_bf16_256",

@@ -1,6 +1,6 @@
 //! Cases of routing and of mixtures of experts.
 
-use super::{Case, FORMATS, numbers, random_weight, rows_of};
+use super::{Case, FORMATS, numbers, random_tensor, random_weight, rows_of};
 use crate::{
     Activation, Backend, DType, Expert, ExpertGroups, GatedActivation, GroupScore, HostMatrix, Result, Routing,
     RoutingParams, Scoring, Tensor, WeightFormat,
