@@ -3,27 +3,23 @@
 //! `cargo bench --bench kernels` prints, per shape, bytes a second where weights or the cache are the limit (few rows), and
 //! operations a second where arithmetic is (many rows). The first lines are the limits: peaks of arithmetic, read bandwidth.
 
+mod weights;
+
 use std::hint::black_box;
 
 use criterion::{
     BenchmarkGroup, BenchmarkId, Criterion, Throughput, criterion_group, criterion_main, measurement::WallTime,
 };
-use rustllm::cpu::{CpuBackend, CpuOptions};
+use rustllm::cpu::CpuBackend;
 use rustllm::ops::conformance::{random_tensor, random_weight};
 use rustllm::ops::{
     AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, Indices, KvCache, KvCacheDType, KvCacheGroup,
-    KvCacheSpec, Result, Tensor, Weight, WeightFormat,
+    KvCacheSpec, LmHeadParams, Result, Tensor, Weight, WeightFormat,
 };
-
-/// More than caches hold: weights are read from memory, as in a model.
-const WEIGHT_BYTES: usize = 256 << 20;
+use weights::{WEIGHT_BYTES, backend, weight_bytes, weights};
 
 /// Tokens of a cache block: the engine's default.
 const BLOCK_SIZE: usize = 16;
-
-fn backend() -> CpuBackend {
-    CpuBackend::new(CpuOptions::default()).expect("RUSTLLM_ISA names an instruction set of this machine")
-}
 
 fn limits(_: &mut Criterion) {
     let backend = backend();
@@ -33,21 +29,6 @@ fn limits(_: &mut Criterion) {
     println!("{} kernels on {} threads", backend.isa(), backend.num_threads());
     println!("limit: {:.0} GFLOP/s float32, {:.0} GOP/s int8", flops / 1e9, int8 / 1e9);
     println!("limit: {:.2} GiB/s read\n", bandwidth / f64::from(1 << 30));
-}
-
-/// Bytes of a weight, scales included.
-fn weight_bytes(rows: usize, cols: usize, format: WeightFormat) -> usize {
-    match format {
-        WeightFormat::Dense(dtype) => rows * cols * dtype.size(),
-        WeightFormat::Int8 => rows * (cols + size_of::<f32>()),
-        WeightFormat::Int4 { group_size, .. } => rows * cols.div_ceil(group_size) * (group_size / 2 + 2),
-    }
-}
-
-/// Enough copies of a weight that a round of them does not stay in the caches.
-fn weights(backend: &CpuBackend, rows: usize, cols: usize, format: WeightFormat) -> Result<Vec<Weight>> {
-    let copies = (WEIGHT_BYTES / weight_bytes(rows, cols, format)).max(1);
-    (0..copies).map(|seed| random_weight(backend, rows, cols, format, seed as u64)).collect()
 }
 
 fn linear(criterion: &mut Criterion) {
@@ -85,6 +66,33 @@ fn bench_linear(
     group.bench_function(BenchmarkId::new("rows", rows), |bencher| {
         bencher.iter(|| black_box(backend.linear(x, turn.next().expect("a cycle"), None).expect("the op works")));
     });
+}
+
+/// The output projection of a vocabulary of 151936: with all logits written and then read for the largest, and without.
+fn lm_head(criterion: &mut Criterion) {
+    let backend = backend();
+    let (hidden_size, vocab_size) = (896, 151_936);
+    for format in [WeightFormat::Dense(DType::BF16), WeightFormat::Int8] {
+        let weight = random_weight(&backend, vocab_size, hidden_size, format, 1).expect("memory");
+        let params = LmHeadParams { weight, bias: None, multiplier: 1.0, soft_cap: None };
+        let mut group = criterion.benchmark_group(format!("lm_head/{format}/{hidden_size}x{vocab_size}"));
+        for rows in [1, 16, 64] {
+            let hidden = random_tensor(&backend, rows, hidden_size, 2).expect("memory");
+            let bytes = weight_bytes(vocab_size, hidden_size, format) as u64;
+            let operations = (2 * rows * hidden_size * vocab_size) as u64;
+            group.throughput(if rows == 1 { Throughput::Bytes(bytes) } else { Throughput::Elements(operations) });
+            for (name, num_logits) in [("logits, then argmax", rows), ("argmax", 0)] {
+                group.bench_function(BenchmarkId::new(name, rows), |bencher| {
+                    bencher.iter(|| {
+                        let made = backend.lm_head(&hidden, &params, num_logits).expect("the op works");
+                        let written = (num_logits > 0).then(|| backend.argmax(&made.logits).expect("the op works"));
+                        black_box((made, written))
+                    });
+                });
+            }
+        }
+        group.finish();
+    }
 }
 
 /// `num_seqs` sequences of `context` tokens each, the last `rows` of which are computed now. Blocks are dealt out of order, as
@@ -173,6 +181,6 @@ fn attention(criterion: &mut Criterion) {
 criterion_group! {
     name = benches;
     config = Criterion::default().sample_size(10);
-    targets = limits, linear, attention
+    targets = limits, linear, lm_head, attention
 }
 criterion_main!(benches);

@@ -6,6 +6,7 @@
 mod support;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Engine, EngineConfig, EngineRequest};
@@ -105,6 +106,22 @@ fn a_batch_of_sixteen_equals_each_alone() {
         let batch = run(config, requests());
         assert!(batch.stats.num_steps < 60, "{what}: {} steps are not a batch", batch.stats.num_steps);
         assert_eq!(&bits(&batch), expected, "{what}");
+    });
+}
+
+#[test]
+fn greedy_requests_without_logprobs_get_the_tokens_of_those_with() {
+    each(|what, config, expected| {
+        let mut requests = requests();
+        for request in &mut requests {
+            let params = Arc::make_mut(&mut request.params);
+            // Beside requests whose logits are needed, which stand anywhere in the batch.
+            params.logprobs = if params.is_greedy() { None } else { params.logprobs };
+        }
+        for (key, generated) in run(config, requests).sequences {
+            let token_ids: Vec<u32> = expected[&key].iter().map(|(token_id, _)| *token_id).collect();
+            assert_eq!(generated.token_ids, token_ids, "{what}, {key:?}");
+        }
     });
 }
 

@@ -1,4 +1,5 @@
-//! Compiles the kernels of `cuda/` for the processor and links them into a `libcuda.so.1`: see `cuda/simulator/`.
+//! Compiles the kernels of `cuda/` for the processor and links them into a `libcuda.so.1`, with a `libnvrtc.so.13` beside it:
+//! see `cuda/simulator/`.
 
 use std::env;
 use std::error::Error;
@@ -31,12 +32,16 @@ fn main() -> Result<(), Box<dyn Error>> {
             sources.iter().map(|source| scope.spawn(|| compile(&compiler, &cuda, source, &out))).collect();
         jobs.into_iter().map(|job| job.join().expect("compiling does not panic")).collect::<Result<_, String>>()
     })?;
-    let library = out.join("libcuda.so.1");
-    let mut link = Command::new(&compiler);
-    link.args(["-shared", "-Wl,-soname,libcuda.so.1", "-o"]).arg(&library).args(&objects);
-    run(link)?;
-    println!("cargo::rustc-env=SIMULATOR_LIBRARY={}", library.display());
+    link(&compiler, &out, "libcuda.so.1", &objects)?;
+    link(&compiler, &out, "libnvrtc.so.13", &[compile(&compiler, &cuda, &cuda.join("simulator/nvrtc.cpp"), &out)?])?;
+    println!("cargo::rustc-env=SIMULATOR_FOLDER={}", out.display());
     Ok(())
+}
+
+fn link(compiler: &str, out: &Path, name: &str, objects: &[PathBuf]) -> Result<(), String> {
+    let mut link = Command::new(compiler);
+    link.args(["-shared", &format!("-Wl,-soname,{name}"), "-o"]).arg(out.join(name)).args(objects);
+    run(link)
 }
 
 fn compile(compiler: &str, cuda: &Path, source: &Path, out: &Path) -> Result<PathBuf, String> {

@@ -1,27 +1,55 @@
-//! Embeds the kernels of `cuda/`: their sources, for the compiler that a machine may have at run time.
+//! Embeds the kernels of `cuda/`: their sources, for the compiler that a machine may have at run time, and what nvcc makes of
+//! them where there is one now.
+
+#[path = "build/nvcc.rs"]
+mod nvcc;
 
 use std::env;
 use std::error::Error;
 use std::fmt::Write;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
-fn main() -> Result<(), Box<dyn Error>> {
+use nvcc::Nvcc;
+
+fn main() -> ExitCode {
+    match embed() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn embed() -> Result<(), Box<dyn Error>> {
     let cuda = Path::new(&env::var("CARGO_MANIFEST_DIR")?).join("../../cuda").canonicalize()?;
+    let out = PathBuf::from(env::var("OUT_DIR")?);
     println!("cargo::rerun-if-changed={}", cuda.display());
+    let (sources, headers) = (files(&cuda, "cu")?, files(&cuda, "cuh")?);
+    let nvcc = Nvcc::find()?;
+    let fatbins = match &nvcc {
+        Some(nvcc) => nvcc.compile(&sources, &headers, &out)?.into_iter().map(Some).collect(),
+        None => vec![None; sources.len()],
+    };
     let mut table = String::from("pub(crate) static IMAGES: &[Image] = &[\n");
-    for source in files(&cuda, "cu")? {
+    for (source, fatbin) in sources.iter().zip(&fatbins) {
         let name = source.file_stem().unwrap_or_default().to_string_lossy();
-        writeln!(table, "    Image {{ file: {name:?}, source: include_str!({source:?}), fatbin: None }},")?;
+        let fatbin = fatbin.as_ref().map_or("None".into(), |fatbin| format!("Some(include_bytes!({fatbin:?}))"));
+        writeln!(table, "    Image {{ file: {name:?}, source: include_str!({source:?}), fatbin: {fatbin} }},")?;
     }
     table.push_str("];\n");
     table.push_str("pub(crate) static HEADERS: &[(&str, &str)] = &[\n");
-    for header in files(&cuda, "cuh")? {
+    for header in &headers {
         let name = header.file_name().unwrap_or_default().to_string_lossy();
         writeln!(table, "    ({name:?}, include_str!({header:?})),")?;
     }
     table.push_str("];\n");
-    fs::write(PathBuf::from(env::var("OUT_DIR")?).join("images.rs"), table)?;
+    let architectures: &[&str] = if nvcc.is_some() { &nvcc::ARCHITECTURES } else { &[] };
+    writeln!(table, "pub(crate) static ARCHITECTURES: &[&str] = &{architectures:?};")?;
+    writeln!(table, "pub(crate) static OPTIONS: &[&str] = &{:?};", nvcc::OPTIONS)?;
+    fs::write(out.join("images.rs"), table)?;
     Ok(())
 }
 

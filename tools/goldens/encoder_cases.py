@@ -57,30 +57,27 @@ MASK = 4
 """The token that stands for a masked one."""
 
 
+SIZES = {
+    "vocab_size": 101,
+    "hidden_size": 32,
+    "intermediate_size": 40,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+}
+"""Of every model here, unless it says otherwise."""
+
+
 def _bert(**more: Any) -> dict[str, Any]:
-    """Fields shared by BERT and its like: two layers, 101 tokens, 64 positions."""
-    return {
-        "vocab_size": 101,
-        "hidden_size": 32,
-        "intermediate_size": 52,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
-        "type_vocab_size": 2,
-        "pad_token_id": 0,
-        **more,
-    }
+    """Fields shared by BERT and its like."""
+    return {**SIZES, "intermediate_size": 52, "type_vocab_size": 2, "pad_token_id": 0, **more}
 
 
 def _modernbert(**more: Any) -> dict[str, Any]:
     """Fields of ModernBERT: three layers, of which the first sees all, the others 6 to a side."""
     return {
-        "vocab_size": 101,
-        "hidden_size": 32,
-        "intermediate_size": 40,
+        **SIZES,
         "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "max_position_embeddings": 64,
         "local_attention": 12,
         "pad_token_id": 0,
         "bos_token_id": 1,
@@ -93,16 +90,7 @@ def _modernbert(**more: Any) -> dict[str, Any]:
 
 def _llama(**more: Any) -> dict[str, Any]:
     """Fields of Llama and its like."""
-    return {
-        "vocab_size": 101,
-        "hidden_size": 32,
-        "intermediate_size": 40,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 64,
-        **more,
-    }
+    return {**SIZES, "num_key_value_heads": 2, **more}
 
 
 POOLING_CASES: tuple[PoolingCase, ...] = (

@@ -40,6 +40,20 @@ LATENT = {
 }
 """Sizes of latent attention that differ from each other: keys of 24, values of 12."""
 
+GROUPED_LATENT = {
+    **LATENT,
+    "q_lora_rank": 24,
+    "num_experts_per_tok": 3,
+    "n_group": 4,
+    "topk_group": 2,
+    "first_k_dense_replace": 1,
+    "rope_parameters": YARN,
+}
+"""Queries with a latent too, experts in four groups of which two are looked into."""
+
+NO_HEAD_DIM = {"head_dim": None, "qk_head_dim": None}
+"""Latent attention's checkpoints do not name what follows from the sizes of its parts."""
+
 GPT_OSS = {
     "head_dim": 16,
     "sliding_window": 24,
@@ -140,22 +154,16 @@ MOE_CASES: tuple[Case, ...] = (
             2,
             2,
             40,
-            **LATENT,
+            **GROUPED_LATENT,
             vocab_size=160,
-            q_lora_rank=24,
             n_routed_experts=8,
-            num_experts_per_tok=3,
             topk_method="group_limited_greedy",
-            n_group=4,
-            topk_group=2,
             n_shared_experts=2,
             routed_scaling_factor=2.0,
-            first_k_dense_replace=1,
-            rope_parameters=YARN,
         ),
         spelling="v4",
         prompt_lengths=LENGTHS,
-        v4_extra={"head_dim": None, "qk_head_dim": None},
+        v4_extra=NO_HEAD_DIM,
     ),
     Case(
         "deepseek_v2_lite",
@@ -179,24 +187,10 @@ MOE_CASES: tuple[Case, ...] = (
         "deepseek_v3",
         "sigmoid scores with a bias that only chooses, pairs of experts compare groups, yarn",
         DeepseekV3Config,
-        rotary(
-            32,
-            2,
-            2,
-            40,
-            **LATENT,
-            q_lora_rank=24,
-            n_routed_experts=12,
-            num_experts_per_tok=3,
-            n_group=4,
-            topk_group=2,
-            n_shared_experts=1,
-            first_k_dense_replace=1,
-            rope_parameters=YARN,
-        ),
+        rotary(32, 2, 2, 40, **GROUPED_LATENT, n_routed_experts=12, n_shared_experts=1),
         spelling="v4",
         prompt_lengths=LENGTHS,
-        v4_extra={"head_dim": None, "qk_head_dim": None},
+        v4_extra=NO_HEAD_DIM,
     ),
     Case(
         "gpt_oss",

@@ -3,11 +3,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
-    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
-    RoutingParams, Tensor, Weight, WeightFormat, check,
+    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result,
+    RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::Arena;
+use crate::argmax::Largest;
 use crate::attend::Work;
 use crate::attention_scores::ScoreRules;
 use crate::kernels::Kernels;
@@ -416,6 +417,29 @@ impl Backend for CpuBackend {
         let (result, to) = step.result(x.rows(), gate_up.out_features / 2)?;
         linear::gated_linear(&mut step, self.kernels, input, (packed, bias), activation, to)?;
         Ok(result)
+    }
+
+    fn argmax(&self, x: &Tensor) -> Result<Tensor> {
+        check::argmax(x)?;
+        let from = self.view(x)?;
+        let mut step = self.step();
+        let (result, to) = step.result(from.rows, Largest::WIDTH)?;
+        // SAFETY: rows of at least one element, those of the new result each one task's.
+        let row = |row| unsafe { (self.kernels.argmax)(from.row(row), from.cols, 0, to.row(row).cast()) };
+        step.for_rows(from.rows, from.cols, row)?;
+        Ok(result)
+    }
+
+    fn lm_head(&self, hidden: &Tensor, params: &LmHeadParams, num_logits: usize) -> Result<Predictions> {
+        check::lm_head(hidden, params, num_logits)?;
+        let packed = self.packed(&params.weight)?;
+        let (input, bias) = (self.view(hidden)?, params.bias.as_ref().map(|bias| self.view(bias)).transpose()?);
+        let finish = linear::Finish { multiplier: params.multiplier, soft_cap: params.soft_cap };
+        let mut step = self.step();
+        let (logits, to) = step.result(num_logits, params.weight.out_features)?;
+        let (argmax, largest) = step.result(hidden.rows() - num_logits, Largest::WIDTH)?;
+        linear::lm_head(&mut step, self.kernels, input, (packed, bias), finish, (to, largest))?;
+        Ok(Predictions { logits, argmax })
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

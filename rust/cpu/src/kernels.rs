@@ -7,6 +7,7 @@
 use rustllm_ops::{Activation, DType, KvCacheDType, WeightFormat};
 
 use crate::Isa;
+use crate::argmax::Largest;
 use crate::attention::{self, AttentionTask};
 use crate::attention_tile::{CacheBf16, CacheF16, CacheF32, CacheInt8, Rows, Step};
 use crate::gemm::{
@@ -100,6 +101,7 @@ tables! {
     clamped_swiglu = elementwise::clamped_swiglu(
         alpha: f32, limit: f32, gate: *const f32, up: *const f32, to: *mut f32, n: usize);
     rotary = elementwise::rotary(x: *mut f32, cos: *const f32, sin: *const f32, half: usize);
+    argmax = argmax::argmax(x: *const f32, n: usize, first: usize, to: *mut Largest);
     clamp = elementwise::clamp(x: *mut f32, limit: f32, n: usize);
 }
 

@@ -14,6 +14,7 @@
 //! set change: results are equal bit for bit (with the one exception that [`Isa`] names).
 
 mod arena;
+mod argmax;
 mod attend;
 mod attention;
 mod attention_scores;

@@ -11,6 +11,8 @@
 //!
 //! Cuts are free: every output is computed alone (see `gemm`).
 
+mod lm_head;
+
 use std::sync::Arc;
 
 use rustllm_ops::{Activation, DType, Result, WeightFormat};
@@ -22,6 +24,8 @@ use crate::pack::{INT4_ZERO, INT8_ZERO, Layout, PackedWeight};
 use crate::simd::{LANES, MAX_TILE_ROWS, Tiles};
 use crate::step::{Scratch, Step};
 use crate::view::View;
+
+pub(crate) use lm_head::{Finish, lm_head};
 
 /// Panels and rows of a task with many rows: a block of the rows' words and the task's sums stay in the second-level cache
 /// (256 KiB each), and are read as often as there are panels, or blocks, to use them.
@@ -70,17 +74,23 @@ impl Plan {
         let fewest = rows.div_ceil(rows.div_ceil(most));
         let tile_rows = (fewest..=most).find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
         let runs = rows.div_ceil(tile_rows);
-        let shared = rows * panels * LANES * in_features >= WORTH_SHARING && num_threads > 1;
-        let wanted = if shared { num_threads * TASKS_PER_THREAD } else { 1 };
+        let shared = rows * panels * LANES * in_features >= WORTH_SHARING;
+        let num_threads = if shared { num_threads } else { 1 };
+        let wanted = if num_threads > 1 { num_threads * TASKS_PER_THREAD } else { 1 };
         // Whole register tiles.
         let width = tiles.panels[tile_rows].max(1);
-        let mut task_panels = panels.div_ceil(wanted).next_multiple_of(width);
-        if runs > 1 {
-            task_panels = task_panels.min(most_panels / width * width);
-        }
+        let most_tiles = if runs > 1 { most_panels / width } else { usize::MAX };
+        let most_tiles = panels.div_ceil(width).div_ceil(wanted).min(most_tiles);
+        let task_panels = width * even_cut(panels.div_ceil(width), most_tiles, num_threads);
         let spread = wanted.div_ceil(panels.div_ceil(task_panels)).min(runs / MIN_TASK_RUNS);
         let row_tasks = spread.max(rows.div_ceil(MAX_TASK_ROWS));
         Self { tile_rows, runs, panels, task_panels, task_runs: runs.div_ceil(row_tasks) }
+    }
+
+    /// The same with tasks of at most `most_panels`, where a task keeps its sums to itself.
+    fn narrowed(self, most_panels: usize, tiles: &Tiles) -> Self {
+        let width = tiles.panels[self.tile_rows].max(1);
+        Self { task_panels: self.task_panels.min(most_panels / width * width), ..self }
     }
 
     fn row_tasks(&self) -> usize {
@@ -101,6 +111,18 @@ impl Plan {
             cols: (self.task_panels * LANES).min(cols - panel * LANES),
         }
     }
+}
+
+/// Tiles of a task: `most`, or as few as half of that, where the busiest thread then has less to do by a sixteenth or more.
+/// Fourteen tiles in tasks of two are eight for one of two threads and six for the other, in tasks of one seven for each.
+fn even_cut(tiles: usize, most: usize, num_threads: usize) -> usize {
+    let busiest = |task: usize| {
+        let whole = tiles / task;
+        let rest = if whole.is_multiple_of(num_threads) { tiles % task } else { 0 };
+        whole.div_ceil(num_threads) * task + rest
+    };
+    let smaller = (most.div_ceil(2)..most).rev().min_by_key(|task| busiest(*task));
+    smaller.filter(|task| 16 * busiest(*task) <= 15 * busiest(most)).unwrap_or(most)
 }
 
 /// Words of a row, and of a group of them.
@@ -379,6 +401,8 @@ mod tests {
         // Decode: four tasks a thread.
         assert_eq!(plan(1, 304, 896, 2), (1, 1, 40, 1));
         assert_eq!(plan(5, 304, 896, 2), (6, 1, 40, 1));
+        // Fourteen tiles of four panels for two threads: in tasks of one tile.
+        assert_eq!(plan(1, 56, 896, 2), (1, 1, 4, 1));
         // Two runs of six, not one of eight and one of one; whole tiles of three panels.
         assert_eq!(plan(9, 304, 896, 2), (6, 2, 16, 2));
         assert_eq!(plan(16, 304, 896, 2), (8, 2, 15, 2));

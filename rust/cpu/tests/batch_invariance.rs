@@ -3,8 +3,8 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{
-    AttentionCase, EncoderCase, FORMATS, attention_table, encoder_table, moe_table, numbers, random_tensor,
-    random_weight, rows_of,
+    AttentionCase, EncoderCase, FORMATS, LmHeadCase, attention_table, encoder_table, lm_head_table, moe_table, numbers,
+    random_tensor, random_weight, rows_of,
 };
 use rustllm_ops::{
     Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheSpec, Result,
@@ -97,6 +97,48 @@ fn fused_linear() {
                 Ok(Box::new(move |x, _| backend.activated_linear(&x, &weight, Some(&bias), Activation::Gelu)))
             });
         }
+    }
+}
+
+#[test]
+fn lm_head_is_the_ops_it_is_made_of_whichever_rows_leave_logits() {
+    for case in lm_head_table() {
+        for backend in backends() {
+            let (params, hidden) = (case.params(&backend).unwrap(), case.hidden(&backend).unwrap());
+            let mut logits = backend.linear(&hidden, &params.weight, params.bias.as_ref()).unwrap();
+            backend.scale(&mut logits, params.multiplier).unwrap();
+            if let Some(cap) = params.soft_cap {
+                backend.soft_cap(&mut logits, cap).unwrap();
+            }
+            let read = |x: &Tensor| bits(rows_of(&backend, x).unwrap());
+            let (want, largest) = (read(&logits), read(&backend.argmax(&logits).unwrap()));
+            for num_logits in [0, case.rows / 2, case.rows] {
+                let got = backend.lm_head(&hidden, &params, num_logits).unwrap();
+                let what = format!("{num_logits} logits on {}, {case:?}", backend.isa());
+                assert!(read(&got.logits) == want[..num_logits], "{what}");
+                assert!(read(&got.argmax) == largest[num_logits..], "{what}");
+            }
+        }
+    }
+}
+
+#[test]
+fn lm_head_of_a_row_does_not_depend_on_the_batch() {
+    for format in FORMATS {
+        let case = LmHeadCase {
+            rows: 1,
+            hidden_size: 70,
+            vocab_size: 1100,
+            format,
+            bias: true,
+            multiplier: 0.5,
+            soft_cap: Some(8.0),
+        };
+        let exact = |isa| !(isa == Isa::Avx512Bf16 && format == DType::BF16.into());
+        check(&format!("lm_head {format}"), case.hidden_size, exact, |backend| {
+            let params = case.params(backend)?;
+            Ok(Box::new(move |x, _| Ok(backend.lm_head(&x, &params, 0)?.argmax)))
+        });
     }
 }
 

@@ -5,8 +5,9 @@
 //!                               libcuda.so.1     this one's: kernels of cuda/*.cu as compiled by g++
 //! ```
 //!
-//! [`load`] puts it in the driver's place for the process; the launch code under test does not know. Kernels may run in
-//! several orders of their threads: see [`set_schedule`] and `cuda/simulator/shim.hpp`.
+//! [`load`] puts it in the driver's place for the process; the launch code under test does not know. A `libnvrtc.so.13` goes
+//! with it, for builds whose kernels are embedded as source only. Kernels may run in several orders of their threads: see
+//! [`set_schedule`] and `cuda/simulator/shim.hpp`.
 
 use std::ffi::{CStr, CString, c_char, c_int};
 use std::path::Path;
@@ -14,22 +15,24 @@ use std::sync::OnceLock;
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
-/// The library file. A process that finds it by `LD_LIBRARY_PATH` takes it for the driver's.
-pub fn library() -> &'static Path {
-    Path::new(env!("SIMULATOR_LIBRARY"))
+/// The folder of the libraries. A process that has it in `LD_LIBRARY_PATH` takes them for the driver's and NVIDIA's.
+pub fn folder() -> &'static Path {
+    Path::new(env!("SIMULATOR_FOLDER"))
 }
 
-/// Loads the simulator, so that whoever opens `libcuda.so.1` in this process after it gets this one.
+/// Loads the simulator, so that whoever opens `libcuda.so.1` or `libnvrtc.so.13` in this process after it gets this one's.
 ///
 /// # Panics
-/// If the library cannot be loaded: there is no test without it.
+/// If a library cannot be loaded: there is no test without it.
 pub fn load() -> &'static Library {
-    static LOADED: OnceLock<Library> = OnceLock::new();
-    LOADED.get_or_init(|| {
+    static LOADED: OnceLock<[Library; 2]> = OnceLock::new();
+    let open = |name| {
+        let library = folder().join(name);
         // SAFETY: its initializers fill a table of kernels, and do nothing else.
-        let loaded = unsafe { Library::open(Some(library()), RTLD_NOW | RTLD_GLOBAL) };
-        loaded.unwrap_or_else(|error| panic!("{}: {error}", library().display()))
-    })
+        let loaded = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) };
+        loaded.unwrap_or_else(|error| panic!("{}: {error}", library.display()))
+    };
+    &LOADED.get_or_init(|| ["libcuda.so.1", "libnvrtc.so.13"].map(open))[0]
 }
 
 /// Orders of a block's threads that tests run kernels in: forward, backward and two that are shuffled.

@@ -17,21 +17,35 @@ const MIN_BYTES: usize = 4096;
 /// Memory behind a tensor or a list of indices.
 #[derive(Debug)]
 pub(crate) struct Buffer {
-    memory: DeviceMemory,
+    memory: Arc<DeviceMemory>,
+    offset: usize,
+    bytes: usize,
     backend: u64,
 }
 
 impl Buffer {
     pub fn new(memory: DeviceMemory, backend: u64) -> Self {
-        Self { memory, backend }
+        let bytes = memory.bytes();
+        Self { memory: Arc::new(memory), offset: 0, bytes, backend }
+    }
+
+    /// A part of memory that others have parts of.
+    pub fn part(memory: &Arc<DeviceMemory>, offset: usize, bytes: usize, backend: u64) -> Self {
+        debug_assert!(offset + bytes <= memory.bytes());
+        Self { memory: Arc::clone(memory), offset, bytes, backend }
+    }
+
+    /// The same bytes, apart from who else refers to `buffer`.
+    pub fn sharing(buffer: &Self) -> Self {
+        Self::part(&buffer.memory, buffer.offset, buffer.bytes, buffer.backend)
     }
 
     pub fn address(&self) -> u64 {
-        self.memory.address()
+        self.memory.address() + self.offset as u64
     }
 
     pub fn bytes(&self) -> usize {
-        self.memory.bytes()
+        self.bytes
     }
 
     /// The backend whose ops may touch it.
@@ -55,6 +69,7 @@ pub(crate) struct Arena {
     backend: u64,
     slots: Vec<Slot>,
     tick: u64,
+    keeps_all: bool,
 }
 
 #[derive(Debug)]
@@ -65,7 +80,12 @@ struct Slot {
 
 impl Arena {
     pub fn new(backend: u64) -> Self {
-        Self { backend, slots: Vec::new(), tick: 0 }
+        Self { backend, slots: Vec::new(), tick: 0, keeps_all: false }
+    }
+
+    /// An arena that gives nothing back to the device: captured graphs go on using the memory that their tensors had.
+    pub fn of_graphs(backend: u64) -> Self {
+        Self { keeps_all: true, ..Self::new(backend) }
     }
 
     /// A buffer for `bytes` that nothing else refers to. Its contents are unspecified.
@@ -83,8 +103,10 @@ impl Arena {
             slot.last_taken = self.tick;
             return Ok(Arc::clone(&slot.buffer));
         }
-        let oldest = self.tick.saturating_sub(KEEP_FOR);
-        self.slots.retain(|slot| slot.last_taken >= oldest || Arc::strong_count(&slot.buffer) > 1);
+        if !self.keeps_all {
+            let oldest = self.tick.saturating_sub(KEEP_FOR);
+            self.slots.retain(|slot| slot.last_taken >= oldest || Arc::strong_count(&slot.buffer) > 1);
+        }
         // An eighth of an octave of slack: growing batches do not ask for a new buffer each time.
         let granule = (wanted.next_power_of_two() / 16).max(256);
         let memory = device.alloc(&[wanted.next_multiple_of(granule)], "activations")?;

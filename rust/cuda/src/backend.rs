@@ -1,26 +1,30 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
-    GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing,
-    RoutingParams, Tensor, Weight, WeightFormat, check,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
+    Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
+    Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
-    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
-    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
+    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, ArgmaxMerge, ArgmaxParts, EmbedDense, EmbedInt4,
+    EmbedInt8, FillHeads, GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::linear::{self, Then};
+use crate::upload::Uploader;
 use crate::view::{Matrix, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, kv_cache};
 
 /// Columns that a block of an elementwise kernel takes.
 const BLOCK_COLUMNS: usize = 1024;
+
+/// Columns of a part of a row of `cuda/argmax.cu`.
+const ARGMAX_COLUMNS: usize = 8192;
 
 /// Threads of a block of the kernels here.
 const THREADS: u32 = 256;
@@ -40,13 +44,23 @@ pub struct CudaOptions {
 /// submitted to one stream, in the order they are called.
 #[derive(Debug)]
 pub struct CudaBackend {
-    pub(crate) device: Device,
-    pub(crate) options: CudaOptions,
+    pub(crate) device: Arc<Device>,
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     /// Where results may depend on the batch.
     pub(crate) cublas: Option<CublasLt>,
-    arena: Mutex<Arena>,
+    arenas: Mutex<Arenas>,
+    /// Once a weight was loaded.
+    uploader: Mutex<Option<Uploader>>,
+}
+
+/// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
+#[derive(Debug)]
+pub(crate) struct Arenas {
+    eager: Arena,
+    captured: Arena,
+    /// Whether work is being captured.
+    pub capturing: bool,
 }
 
 impl CudaBackend {
@@ -57,9 +71,10 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let device = Device::open(options.ordinal)?;
+        let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
+        let device = Arc::new(Device::open(options.ordinal)?);
         let cublas = if options.deterministic { None } else { CublasLt::find() };
-        Ok(Self { device, options, id, cublas, arena: Mutex::new(Arena::new(id)) })
+        Ok(Self { device, id, cublas, arenas: Mutex::new(arenas), uploader: Mutex::default() })
     }
 
     /// What the driver calls the device.
@@ -72,21 +87,29 @@ impl CudaBackend {
         self.device.compute_capability()
     }
 
-    /// Bytes of the device's memory, free and in all.
-    ///
-    /// # Errors
-    /// A device failure.
-    pub fn memory(&self) -> Result<(usize, usize)> {
-        self.device.memory()
-    }
-
     pub(crate) fn view(&self, x: &Tensor) -> Result<Matrix> {
         Matrix::of(x, self.id)
     }
 
+    /// Copies new values to the device: not while work is recorded, since what is launched again would read them again.
+    fn upload<T: Copy>(&self, values: &[T], to: u64) -> Result<()> {
+        if self.arenas().capturing {
+            let message = "work that copies new values to the device cannot be recorded".into();
+            return Err(Error::Backend { backend: NAME, message });
+        }
+        self.device.upload(values, to)
+    }
+
+    pub(crate) fn arenas(&self) -> MutexGuard<'_, Arenas> {
+        // A panic leaves them whole: buffers are handed out one by one.
+        self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Memory of the arena for `bytes`.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
-        self.arena.lock().unwrap_or_else(PoisonError::into_inner).take(&self.device, bytes)
+        let mut arenas = self.arenas();
+        let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
+        arena.take(&self.device, bytes)
     }
 
     /// A new tensor, with unspecified contents.
@@ -131,25 +154,39 @@ impl Backend for CudaBackend {
         }
     }
 
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        let (free, total) = self.device.memory()?;
+        Ok(Some(DeviceMemory { free: free as u64, total: total as u64 }))
+    }
+
+    fn graphs(&self) -> Option<&dyn Graphs> {
+        Some(self)
+    }
+
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
         if !self.supports(format) {
             return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
         }
-        let packed = DeviceWeight::load(&self.device, self.id, parts, format, (out_features, in_features))?;
+        let mut uploader = self.uploader.lock().unwrap_or_else(PoisonError::into_inner);
+        let uploader = match &mut *uploader {
+            Some(uploader) => uploader,
+            none => none.insert(Uploader::new(&self.device)?),
+        };
+        let packed = DeviceWeight::load(&self.device, uploader, self.id, parts, format)?;
         Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
         check::tensor(values, rows, cols)?;
         let memory = self.device.alloc(&[values.len(), size_of::<f32>()], "a tensor")?;
-        self.device.upload(values, memory.address())?;
+        self.upload(values, memory.address())?;
         Ok(Tensor::new(Arc::new(Buffer::new(memory, self.id)), rows, cols))
     }
 
     fn indices(&self, values: Vec<u32>) -> Result<Indices> {
         let buffer = self.scratch(size_of_val(values.as_slice()))?;
-        self.device.upload(&values, buffer.address())?;
+        self.upload(&values, buffer.address())?;
         Ok(Indices::with_device(values, buffer))
     }
 
@@ -340,7 +377,7 @@ impl Backend for CudaBackend {
         params: &AttentionParams,
     ) -> Result<Tensor> {
         check::attention(q, layer, metadata, params)?;
-        unimplemented!()
+        self.paged_attention(q, layer, metadata, params)
     }
 
     fn encoder_attention(
@@ -352,7 +389,7 @@ impl Backend for CudaBackend {
         params: &EncoderAttentionParams,
     ) -> Result<Tensor> {
         check::encoder_attention(q, k, v, query_start_loc, params)?;
-        unimplemented!()
+        self.attention_of_own_rows(q, k, v, query_start_loc, params)
     }
 
     fn activation(&self, x: &Tensor, activation: Activation) -> Result<Tensor> {
@@ -380,6 +417,19 @@ impl Backend for CudaBackend {
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], _activation: GatedActivation) -> Result<Tensor> {
         check::moe(x, routing, experts)?;
         unimplemented!()
+    }
+
+    fn argmax(&self, x: &Tensor) -> Result<Tensor> {
+        check::argmax(x)?;
+        let x = self.view(x)?;
+        let (result, to) = self.result(x.num_rows(), 2)?;
+        let num_parts = x.num_cols().div_ceil(ARGMAX_COLUMNS);
+        let parts = self.scratch(x.num_rows() * num_parts * size_of::<[f32; 2]>())?;
+        let grid = Grid::new((x.num_rows(), num_parts, 1), THREADS);
+        self.device.launch("argmax_parts", grid, &ArgmaxParts { parts: parts.address(), x })?;
+        let merge = ArgmaxMerge { to, parts: parts.address(), num_parts: num_parts as i32 };
+        self.device.launch("argmax_merge", Grid::new((x.num_rows(), 1, 1), 32), &merge)?;
+        Ok(result)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

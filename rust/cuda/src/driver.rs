@@ -25,7 +25,7 @@ pub struct Driver {
 pub fn probe() -> Result<Driver, CudaError> {
     // SAFETY: the initializers of a driver's library do nothing that a process need prepare for.
     let library = unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW | RTLD_GLOBAL) };
-    let library = library.map_err(|error| CudaError::NoDriver(error.to_string()))?;
+    let library = library.map_err(|error| CudaError::NoDriver(cause(&error)))?;
     let cuda_version = ask(&library, "tell its version", b"cuDriverGetVersion\0")?;
     if cuda_version < MIN_VERSION {
         return Err(CudaError::OldDriver(cuda_version));
@@ -37,8 +37,13 @@ pub fn probe() -> Result<Driver, CudaError> {
     Ok(Driver { cuda_version, device_count: usize::try_from(device_count).unwrap_or(0) })
 }
 
+/// What the loader said, which the error itself leaves to its source.
+fn cause(error: &libloading::Error) -> String {
+    std::error::Error::source(error).map_or_else(|| error.to_string(), ToString::to_string)
+}
+
 fn missing(what: &'static str) -> impl Fn(libloading::Error) -> CudaError {
-    move |error| CudaError::Driver { what, message: error.to_string() }
+    move |error| CudaError::Driver { what, message: cause(&error) }
 }
 
 fn refused(what: &'static str, result: c_int) -> Result<(), CudaError> {

@@ -41,11 +41,32 @@ pub enum CudaError {
         /// Its answer.
         message: String,
     },
+    /// Kernels have to be compiled, and nothing here compiles them.
+    #[error(
+        "the kernels of cuda/{file}.cu have to be compiled here, and {message}: `pip install 'rustllm[cuda-jit]'` \
+         (the package nvidia-cuda-nvrtc)"
+    )]
+    NoCompiler {
+        /// The file.
+        file: String,
+        /// Where a compiler was looked for.
+        message: String,
+    },
+    /// Kernels that do not compile.
+    #[error("cuda/{file}.cu does not compile for {architecture}: {log}")]
+    Compile {
+        /// The file.
+        file: String,
+        /// The architecture it was compiled for.
+        architecture: String,
+        /// What the compiler says.
+        log: String,
+    },
     /// No image of the kernels that this GPU can run.
     #[error("the kernels of cuda/{file}.cu cannot be loaded: {message}")]
     NoImage {
         /// The file.
-        file: &'static str,
+        file: String,
         /// What was tried.
         message: String,
     },
@@ -55,6 +76,11 @@ pub enum CudaError {
 const MIN_DRIVER: &str = "580";
 
 impl CudaError {
+    /// Whether there is a GPU that could be used if something else were different.
+    pub fn concerns_a_gpu(&self) -> bool {
+        !matches!(self, Self::NoDriver(_) | Self::NoDevice { count: 0, .. })
+    }
+
     pub(crate) fn driver(what: &'static str) -> impl Fn(DriverError) -> Self {
         move |error| Self::Driver { what, message: describe(error) }
     }

@@ -5,6 +5,8 @@
 
 use std::ffi::c_void;
 
+use crate::attention::{Partials, ScoreRules, Sequences};
+use crate::encoder_attention::SplitRows;
 use crate::kv_cache::KvBlocks;
 use crate::linear::LinearOperands;
 use crate::view::{Address, Matrix};
@@ -62,6 +64,27 @@ macro_rules! kernels {
 }
 
 kernels! {
+    "argmax" ["argmax_merge"] ArgmaxMerge { to: Matrix, parts: Address, num_parts: i32 }
+    "argmax" ["argmax_parts"] ArgmaxParts { parts: Address, x: Matrix }
+    "attention" ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"] Attention {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials,
+    }
+    "attention" ["merge_splits"] MergeSplits {
+        to: Matrix, seqs: Sequences, rules: ScoreRules, partials: Partials, most_rows: i32,
+    }
+    "attention_decode" [
+        "attention_decode_f16_64", "attention_decode_f16_128", "attention_decode_f16_256",
+        "attention_decode_bf16_64", "attention_decode_bf16_128", "attention_decode_bf16_256",
+    ] AttentionDecode {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials, tiles: i32,
+        most_rows: i32,
+    }
+    "attention_prefill" [
+        "attention_prefill_f16_64", "attention_prefill_f16_128",
+        "attention_prefill_bf16_64", "attention_prefill_bf16_128",
+    ] AttentionPrefill {
+        to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
+    }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
     "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }
@@ -74,6 +97,15 @@ kernels! {
     "embedding" ["embedding_int8"] EmbedInt8 { to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address }
     "embedding" ["embedding_int4"] EmbedInt4 {
         to: Matrix, ids: Address, codes: Address, stride: i64, scales: Address, zeros: Address, groups: i32, group_size: i32,
+    }
+    "encoder_attention" ["encoder_attention"] EncoderAttention {
+        to: Matrix, q: Matrix, k: Matrix, v: Matrix, seqs: Sequences, head_dim: i32, rules: ScoreRules,
+    }
+    "encoder_attention" ["encoder_attention_64", "encoder_attention_128"] EncoderAttentionOfTiles {
+        to: Matrix, q: Matrix, rows: SplitRows, seqs: Sequences, rules: ScoreRules,
+    }
+    "encoder_attention" ["split_rows_64", "split_rows_128"] SplitIntoTiles {
+        k: Matrix, v: Matrix, rows: SplitRows, seqs: Sequences,
     }
     "kv_cache" ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"] WriteKv {
         k: Matrix, v: Matrix, cache: KvBlocks, slots: Address,

@@ -2,8 +2,12 @@
 //!
 //! ```text
 //!   backend   every op: operands checked, memory taken from the arena, a kernel launched
-//!   kernels   the launch table: names and arguments          device    context, stream, launches, copies
-//!   modules   which image of a kernel file the GPU runs       memory, arena, weight, kv_cache: what is kept on it
+//!   graph     ops recorded once, launched together again and again
+//!   kernels   the launch table: names and arguments
+//!   modules   which image of a kernel file the GPU runs: images (embedded), nvrtc, image_cache
+//!   device    context, stream, launches, copies
+//!   memory, arena, weight, kv_cache, upload          what is kept in the device's memory, and how it comes there
+//!   info      what a machine has, for people
 //! ```
 //!
 //! Nothing of CUDA is needed to build it or to load it: the driver is looked for by [`probe`] when a device is opened. Ops
@@ -11,24 +15,34 @@
 //! waits.
 
 mod arena;
+mod attention;
 mod backend;
 mod device;
 mod driver;
+mod encoder_attention;
 mod error;
 mod gemm;
+mod graph;
+mod image_cache;
 mod images;
+mod info;
 mod kernels;
 mod kv_cache;
 mod linear;
 mod memory;
 mod modules;
+mod nvrtc;
+mod upload;
 mod view;
 mod weight;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{Driver, probe};
 pub use error::CudaError;
+pub use images::{Image, embedded_architectures, images};
+pub use info::{CudaInfo, DeviceInfo, info};
 pub use kernels::{LAUNCHES, Launch};
+pub use modules::compile_kernels;
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";

@@ -21,7 +21,7 @@ pub(crate) struct Matrix {
 impl Matrix {
     /// The view of a tensor that backend `backend` made.
     pub fn of(x: &Tensor, backend: u64) -> Result<Self> {
-        let buffer = buffer(x.storage().as_any().downcast_ref(), backend)?;
+        let buffer = buffer_of(x, backend)?;
         let (rows, cols, stride) = (x.rows(), x.cols(), x.row_stride());
         let end = match rows {
             0 => Some(0),
@@ -63,6 +63,11 @@ pub(crate) fn optional_vector(x: Option<&Tensor>, backend: u64) -> Result<Addres
 pub(crate) fn indices(indices: &Indices, backend: u64) -> Result<Address> {
     let storage = indices.device().ok_or(Error::ForeignStorage { backend: NAME })?;
     Ok(buffer(storage.as_any().downcast_ref(), backend)?.address())
+}
+
+/// The memory of a tensor that backend `backend` made.
+pub(crate) fn buffer_of(x: &Tensor, backend: u64) -> Result<&Buffer> {
+    buffer(x.storage().as_any().downcast_ref(), backend)
 }
 
 fn buffer(buffer: Option<&Buffer>, backend: u64) -> Result<&Buffer> {

@@ -2,19 +2,21 @@
 //!
 //! ```text
 //!   checkpoint, in host memory ──copy──► its rows ──decode──► float32 rows ──encode──► the weight
-//!                                        └─ some rows at a time, so that what is between stays small ─┘
+//!                              │         └─ some rows at a time, so that what is between stays small ─┘
+//!                              └──copy──► the weight, where its rows are what is kept
 //! ```
 //!
 //! `cuda/weight.cu` has the layouts. Codes and scales are computed on the device.
 
 use std::any::Any;
 
-use rustllm_ops::{DType, Error, HostMatrix, Result, Storage, Weight, WeightFormat};
+use rustllm_ops::{DType, Error, HostMatrix, Result, Storage, Weight, WeightFormat, check};
 
 use crate::NAME;
 use crate::device::{Device, Grid};
 use crate::kernels::{Decode, EncodeDense, EncodeInt4, EncodeInt8};
 use crate::memory::DeviceMemory;
+use crate::upload::Uploader;
 use crate::view::{Address, Matrix};
 
 /// Bytes of float32 that are encoded at a time.
@@ -88,17 +90,21 @@ impl DeviceWeight {
     /// Makes a weight of `parts`, whose widths were checked.
     pub fn load(
         device: &Device,
+        uploader: &mut Uploader,
         backend: u64,
         parts: &[HostMatrix<'_>],
         format: WeightFormat,
-        (rows, cols): (usize, usize),
     ) -> Result<Self> {
+        let (rows, cols) = check::load_weight(parts)?;
         let weight = Self::reserve(device, backend, format, rows, cols)?;
-        let chunk_rows = (CHUNK_BYTES / size_of::<f32>() / cols.max(1)).clamp(1, rows.max(1));
-        let decoded = device.alloc(&[chunk_rows, cols, size_of::<f32>()], "weights being loaded")?;
         let mut first = 0;
         for part in parts {
-            weight.load_part(device, part, first, &decoded, chunk_rows)?;
+            if weight.keeps_rows_of(part) {
+                let to = weight.codes() + (first * weight.stride * part.dtype.size()) as u64;
+                uploader.upload(device, part.bytes, to)?;
+            } else {
+                weight.convert_part(device, uploader, part, first)?;
+            }
             first += part.rows;
             if let Some(source) = part.source {
                 source.release(part.bytes);
@@ -107,27 +113,34 @@ impl DeviceWeight {
         Ok(weight)
     }
 
+    /// Whether the part's bytes are the weight's.
+    fn keeps_rows_of(&self, part: &HostMatrix<'_>) -> bool {
+        self.format == part.dtype.into() && !part.transposed && self.stride == part.cols
+    }
+
     /// Encodes a part as the rows from `first` on.
-    fn load_part(
+    fn convert_part(
         &self,
         device: &Device,
+        uploader: &mut Uploader,
         part: &HostMatrix<'_>,
         first: usize,
-        decoded: &DeviceMemory,
-        chunk_rows: usize,
     ) -> Result<()> {
+        let chunk_rows = (CHUNK_BYTES / size_of::<f32>() / part.cols.max(1)).clamp(1, part.rows.max(1));
+        let decoded = device.alloc(&[chunk_rows, part.cols, size_of::<f32>()], "weights being loaded")?;
         let row_bytes = part.cols * part.dtype.size();
         // A row of a transposed part lies all over it, so all of it is copied.
         let raw_bytes = if part.transposed { part.bytes.len() } else { chunk_rows * row_bytes };
         let raw = device.alloc(&[raw_bytes], "weights being loaded")?;
         if part.transposed {
-            device.upload(part.bytes, raw.address())?;
+            uploader.upload(device, part.bytes, raw.address())?;
         }
         for start in (0..part.rows).step_by(chunk_rows) {
             let rows = chunk_rows.min(part.rows - start);
             let to = dense_matrix(decoded.address(), rows, part.cols)?;
             if !part.transposed {
-                device.upload(&part.bytes[start * row_bytes..(start + rows) * row_bytes], raw.address())?;
+                let bytes = &part.bytes[start * row_bytes..(start + rows) * row_bytes];
+                uploader.upload(device, bytes, raw.address())?;
             }
             let decode = Decode {
                 to,

@@ -4,7 +4,8 @@
 
 use rustllm_cuda::{CudaBackend, CudaOptions, LAUNCHES};
 use rustllm_cuda_simulator as simulator;
-use rustllm_ops::conformance::{Case, cases};
+use rustllm_ops::conformance::{Case, cases, rows_of};
+use rustllm_ops::{Backend, DType, HostMatrix, WeightFormat};
 
 fn on_gpu() -> bool {
     std::env::var_os("RUSTLLM_TEST_GPU").is_some()
@@ -18,7 +19,7 @@ fn backend() -> CudaBackend {
 }
 
 /// Ops that have no kernel yet.
-const MISSING: [&str; 3] = ["attention", "moe", "route"];
+const MISSING: [&str; 2] = ["moe", "route"];
 
 fn table() -> Vec<Case> {
     cases().into_iter().filter(|case| !MISSING.iter().any(|missing| case.name().contains(missing))).collect()
@@ -49,6 +50,26 @@ fn the_order_of_threads_changes_no_bit() {
         });
         let want = results[0].clone();
         assert!(results.iter_mut().all(|result| *result == want), "{}", case.name());
+    }
+}
+
+/// Rows of a weight that reaches the device in several copies, and is decoded in several parts.
+#[test]
+fn large_weights_arrive_whole() {
+    let backend = backend();
+    let (rows, cols) = (18_000, 1_000);
+    let bytes: Vec<u8> = (0..rows * cols).flat_map(|i| ((i % 8191) as f32).to_le_bytes()).collect();
+    let ids = [0, 8_388, 8_389, 16_777, rows - 1];
+    for format in [WeightFormat::from(DType::F32), DType::F16.into()] {
+        let matrix = HostMatrix::new(DType::F32, rows, cols, &bytes).unwrap();
+        let table = backend.load_weight(&[matrix], format).unwrap();
+        let wanted = backend.indices(ids.iter().map(|id| *id as u32).collect()).unwrap();
+        let got = rows_of(&backend, &backend.embedding(&wanted, &table).unwrap()).unwrap();
+        for (id, got) in ids.iter().zip(got) {
+            let kept = if format == DType::F16.into() { DType::F16 } else { DType::F32 };
+            let want: Vec<f32> = (id * cols..(id + 1) * cols).map(|i| kept.round((i % 8191) as f32)).collect();
+            assert_eq!(got, want, "row {id} of a {format} weight");
+        }
     }
 }
 

@@ -4,13 +4,15 @@
 //!   EngineHandle ──commands──► engine thread ──outputs──► EngineHandle::step
 //!                              │ Engine::step
 //!                              │   scheduler.schedule()      which tokens of which sequences
-//!                              │   runner.execute()          forward, logits, sample
+//!                              │   runner.execute()          forward, predict, sample
 //!                              │   scheduler.update()        append, finish, free
 //! ```
 //!
 //! Token ids in; token ids, or what is made of a prompt, out: text is the caller's business.
 
+mod batch;
 mod config;
+mod decode_graphs;
 mod device;
 mod engine;
 mod error;
@@ -20,11 +22,13 @@ mod memory;
 mod model_runner;
 mod output;
 mod pooling;
+mod profile;
 pub mod sampler;
+mod sampling;
 
 pub use config::{EngineConfig, GIB};
 pub use device::Device;
-pub use engine::{Engine, ModelInfo};
+pub use engine::{Engine, LoadListener, ModelInfo};
 pub use error::{EngineError, InvalidArgument};
 pub use handle::EngineHandle;
 pub use limits::{Limits, PoolingLimits};

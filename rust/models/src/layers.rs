@@ -1,7 +1,7 @@
 //! The blocks models are made of. Each is a few calls of the backend; none knows a device, a dtype or a file format.
 //!
 //! ```text
-//!   Decoder    Embedding ─► [Block] * n ─► Norm ─► LmHead
+//!   Decoder    Embedding ─► [Block] * n ─► Norm ─► output projection
 //!   Encoder    EncoderEmbedding ─► [Block] * n ─► Head
 //!   PreNormBlock  stream ─► Norm ─► Attention   ─┐    stream: a ResidualStream, which adds an output to the residual
 //!                 stream ◄───────────────────────┘    only when the next norm reads it, so that both are one op

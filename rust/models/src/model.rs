@@ -1,6 +1,8 @@
 use std::fmt::Debug;
 
-use rustllm_ops::{AttentionMetadata, Backend, Indices, KvCache, KvCacheDType, KvCacheSpec, Result, Tensor};
+use rustllm_ops::{
+    AttentionMetadata, Backend, Indices, KvCache, KvCacheDType, KvCacheSpec, Predictions, Result, Tensor,
+};
 
 /// The rows of one step: tokens of any number of sequences, prefill and decode mixed.
 #[derive(Debug, Clone)]
@@ -26,18 +28,19 @@ pub struct ForwardContext<'a> {
 
 /// A loaded model.
 pub trait Model: Debug + Send + Sync {
-    /// Hidden states after the final norm, `[num_tokens, hidden_size]`, ready for [`logits`](Self::logits).
+    /// Hidden states after the final norm, `[num_tokens, hidden_size]`, ready for [`predict`](Self::predict).
     ///
     /// # Errors
     /// An op's: a token past the vocabulary, a position past the tables, metadata that does not fit, or a device
     /// failure.
     fn forward(&self, ctx: &ForwardContext<'_>) -> Result<Tensor>;
 
-    /// Scores of every token as the next one: `[rows, hidden_size] -> [rows, vocab_size]`.
+    /// The next token of each row of `hidden`, `[rows, hidden_size]`: the scores of all tokens, of the first `num_logits` rows,
+    /// and the likeliest one, of the others.
     ///
     /// # Errors
     /// A width other than the hidden size, a model without an output projection, or a device failure.
-    fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor>;
+    fn predict(&self, backend: &dyn Backend, hidden: &Tensor, num_logits: usize) -> Result<Predictions>;
 
     /// The cache the model needs, for `num_blocks` blocks of `block_size` tokens.
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec;

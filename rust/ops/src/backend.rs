@@ -1,8 +1,9 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
-    KvCacheLayer, KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
+    KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor,
+    Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -18,6 +19,15 @@ pub enum Activation {
     Relu,
     /// The hyperbolic tangent.
     Tanh,
+}
+
+/// Memory of a device that has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes nobody uses.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
 }
 
 /// A device a model runs on: memory, weights and about twenty coarse ops.
@@ -37,6 +47,19 @@ pub trait Backend: Debug + Send + Sync {
     fn supports(&self, format: WeightFormat) -> bool;
 
     // -- memory -------------------------------------------------------------------------------------------------
+
+    /// The device's memory; `None` where it is the host's.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        Ok(None)
+    }
+
+    /// The device's way of recording work, if it has one.
+    fn graphs(&self) -> Option<&dyn Graphs> {
+        None
+    }
 
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
     /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.
@@ -250,6 +273,31 @@ pub trait Backend: Debug + Send + Sync {
         activation: Activation,
     ) -> Result<Tensor> {
         self.gated_activation(&self.linear(x, gate_up, bias)?, activation)
+    }
+
+    /// The first largest element of each row: `[rows, 2]`, its column (a whole number) and its value. NaN is larger than any
+    /// number.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for rows without elements, or with more than float32 counts.
+    fn argmax(&self, x: &Tensor) -> Result<Tensor>;
+
+    /// The output projection of a language model: the logits of the first `num_logits` rows of `hidden`, and of each other
+    /// row the [`argmax`](Self::argmax) of its logits, which a fast path need not write down.
+    ///
+    /// # Errors
+    /// As the ops it is made of, and [`Error::Shape`](crate::Error::Shape) for more logits than rows.
+    fn lm_head(&self, hidden: &Tensor, params: &LmHeadParams, num_logits: usize) -> Result<Predictions> {
+        check::lm_head(hidden, params, num_logits)?;
+        let mut all = self.linear(hidden, &params.weight, params.bias.as_ref())?;
+        if params.multiplier != 1.0 {
+            self.scale(&mut all, params.multiplier)?;
+        }
+        if let Some(cap) = params.soft_cap {
+            self.soft_cap(&mut all, cap)?;
+        }
+        let others = all.row_range(num_logits, hidden.rows() - num_logits)?;
+        Ok(Predictions { logits: all.row_range(0, num_logits)?, argmax: self.argmax(&others)? })
     }
 
     /// `x = cap * tanh(x / cap)`, elementwise, in place.

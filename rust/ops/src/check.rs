@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crate::{
     AttentionMetadata, AttentionParams, EncoderAttentionParams, Error, Expert, ExpertGroups, GroupMetadata, HostMatrix,
-    Indices, KvCacheLayer, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
+    Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -247,6 +247,28 @@ pub fn encoder_attention(
         "encoder_attention",
         || format!("query_start_loc {starts:?} for {} rows", q.rows()),
     )
+}
+
+/// Rows have elements, and no more than float32 counts one by one.
+///
+/// # Errors
+/// [`Error::Shape`] with the width.
+pub fn argmax(x: &Tensor) -> Result<()> {
+    argmax_of(x.cols())
+}
+
+fn argmax_of(cols: usize) -> Result<()> {
+    require((1..=1 << f32::MANTISSA_DIGITS).contains(&cols), "argmax", || format!("rows of {cols}"))
+}
+
+/// Hidden states, weight and bias fit together, and logits are asked for of rows that exist.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn lm_head(hidden: &Tensor, params: &LmHeadParams, num_logits: usize) -> Result<()> {
+    linear(hidden, &params.weight, params.bias.as_ref())?;
+    argmax_of(params.weight.out_features)?;
+    require(num_logits <= hidden.rows(), "lm_head", || format!("logits of {num_logits} rows of {}", hidden.rows()))
 }
 
 /// An even width.

@@ -61,7 +61,9 @@ fn downcast<T: Any>(storage: &Arc<dyn Storage>) -> Result<&T> {
 
 /// The candle tensor a view stands for, `[rows, cols]`.
 fn candle(x: &Tensor) -> Result<Candle> {
-    Ok(downcast::<Matrix>(x.storage())?.0.narrow(1, x.offset(), x.cols())?)
+    let all = &downcast::<Matrix>(x.storage())?.0;
+    let width = all.dims2()?.1;
+    Ok(all.narrow(0, x.offset() / width, x.rows())?.narrow(1, x.offset() % width, x.cols())?)
 }
 
 fn wrap(x: Candle) -> Result<Tensor> {
@@ -310,6 +312,17 @@ impl Backend for ReferenceBackend {
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {
         moe::moe(x, routing, experts, activation)
+    }
+
+    fn argmax(&self, x: &Tensor) -> Result<Tensor> {
+        check::argmax(x)?;
+        let largest = |row: &Vec<f32>| {
+            let is_larger = |a: f32, b: f32| a > b || (a.is_nan() && !b.is_nan());
+            let col = (1..row.len()).fold(0, |best, col| if is_larger(row[col], row[best]) { col } else { best });
+            [col as f32, row[col]]
+        };
+        let best: Vec<f32> = candle(x)?.to_vec2()?.iter().flat_map(largest).collect();
+        wrap(Candle::from_vec(best, (x.rows(), 2), &Device::Cpu)?)
     }
 
     fn soft_cap(&self, x: &mut Tensor, cap: f32) -> Result<()> {

@@ -65,6 +65,14 @@ pub struct SamplerInput<'a> {
     pub logprobs_mode: LogprobsMode,
 }
 
+impl SamplerInput<'_> {
+    /// Whether the token is the likeliest by the model's own logits, and nothing is reported of them: whoever knows the first
+    /// largest logit of a row, if that is finite, knows what [`Sampler::sample`] gives.
+    pub fn wants_argmax_only(&self) -> bool {
+        self.params.is_greedy() && self.params.logprobs.is_none() && !processors::are_on(self)
+    }
+}
+
 /// A sampled token.
 #[derive(Debug, Clone, PartialEq)]
 pub struct SampledToken {

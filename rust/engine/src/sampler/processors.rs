@@ -2,6 +2,17 @@
 
 use super::{PenaltyState, SamplerInput, penalties};
 
+/// Whether `input` asks for any processor.
+pub(super) fn are_on(input: &SamplerInput<'_>) -> bool {
+    let params = input.params;
+    let masked = params.allowed_token_ids.is_some() || !params.bad_words_token_ids.is_empty();
+    masked || is_below_min_tokens(input) || !params.logit_bias.is_empty() || penalties::are_on(params)
+}
+
+fn is_below_min_tokens(input: &SamplerInput<'_>) -> bool {
+    input.output_token_ids.len() < input.params.min_tokens as usize
+}
+
 /// Copies `logits` to `row` and applies what `input` asks for, in vLLM's order: allowed_token_ids, bad_words,
 /// min_tokens, logit_bias, penalties. Returns false, and leaves `row` alone, when it asks for nothing.
 ///
@@ -12,25 +23,22 @@ pub(super) fn apply(
     penalty_state: &mut PenaltyState,
     row: &mut Vec<f32>,
 ) -> bool {
-    let params = input.params;
-    let below_min_tokens = input.output_token_ids.len() < params.min_tokens as usize;
-    let penalised = penalties::are_on(params);
-    let masked = params.allowed_token_ids.is_some() || !params.bad_words_token_ids.is_empty();
-    if !(masked || below_min_tokens || penalised || !params.logit_bias.is_empty()) {
+    if !are_on(input) {
         return false;
     }
+    let params = input.params;
     row.clear();
     match &params.allowed_token_ids {
         Some(allowed) => allow_only(logits, allowed, row),
         None => row.extend_from_slice(logits),
     }
     ban_words(row, &params.bad_words_token_ids, input.output_token_ids);
-    if below_min_tokens {
+    if is_below_min_tokens(input) {
         mask(row, input.eos_token_ids);
         mask(row, &params.stop_token_ids);
     }
     add_bias(row, &params.logit_bias);
-    if penalised {
+    if penalties::are_on(params) {
         penalties::apply(row, params, input.prompt_token_ids, input.output_token_ids, penalty_state);
     }
     true

@@ -1,4 +1,6 @@
-use rustllm_ops::{Backend, KvCacheDType, KvCacheGroup, KvCacheSpec, Result, Tensor, Weight};
+use rustllm_ops::{
+    Backend, KvCacheDType, KvCacheGroup, KvCacheSpec, LmHeadParams, Predictions, Result, Tensor, Weight,
+};
 
 use super::{Block, Linear, Norm, ResidualStream};
 use crate::{ForwardContext, Model, ModelConfig};
@@ -43,40 +45,15 @@ impl Embedding {
     }
 }
 
-/// From the stream's last norm to logits.
-#[derive(Debug)]
-pub(crate) struct LmHead {
-    /// To the embedding's width, where that is another than the stream's.
-    pub(crate) project_out: Option<Linear>,
-    /// To the vocabulary.
-    pub(crate) projection: Linear,
-    /// Factor on the logits.
-    pub(crate) multiplier: f32,
-    /// What logits are kept below.
-    pub(crate) soft_cap: Option<f32>,
-}
-
-impl LmHead {
-    fn forward(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor> {
-        let narrow = self.project_out.as_ref().map(|project_out| project_out.forward(backend, hidden)).transpose()?;
-        let mut logits = self.projection.forward(backend, narrow.as_ref().unwrap_or(hidden))?;
-        if self.multiplier != 1.0 {
-            backend.scale(&mut logits, self.multiplier)?;
-        }
-        if let Some(cap) = self.soft_cap {
-            backend.soft_cap(&mut logits, cap)?;
-        }
-        Ok(logits)
-    }
-}
-
 /// A causal language model: embedding, blocks, norm, output projection.
 #[derive(Debug)]
 pub(crate) struct Decoder {
     embedding: Embedding,
     blocks: Vec<Box<dyn Block>>,
     norm: Option<Norm>,
-    lm_head: LmHead,
+    /// To the embedding's width, where that is another than the stream's.
+    project_out: Option<Linear>,
+    lm_head: LmHeadParams,
     residual_multiplier: f32,
     kv_cache_groups: Vec<KvCacheGroup>,
     num_kv_heads: usize,
@@ -92,12 +69,14 @@ impl Decoder {
         norm: impl Into<Option<Norm>>,
         lm_head: Linear,
     ) -> Self {
+        let Linear { weight, bias } = lm_head;
         let (multiplier, soft_cap) = (config.multipliers.logits, config.logit_soft_cap);
         Self {
             embedding,
             blocks,
             norm: norm.into(),
-            lm_head: LmHead { project_out: None, projection: lm_head, multiplier, soft_cap },
+            project_out: None,
+            lm_head: LmHeadParams { weight, bias, multiplier, soft_cap },
             residual_multiplier: config.multipliers.residual,
             kv_cache_groups: KvCacheGroup::cut(&config.sliding_windows()),
             num_kv_heads: config.attention.num_kv_heads,
@@ -107,7 +86,7 @@ impl Decoder {
 
     /// The decoder whose hidden states `project_out` narrows before the output projection.
     pub(crate) fn narrowed(mut self, project_out: Option<Linear>) -> Self {
-        self.lm_head.project_out = project_out;
+        self.project_out = project_out;
         self
     }
 }
@@ -124,8 +103,9 @@ impl Model for Decoder {
         }
     }
 
-    fn logits(&self, backend: &dyn Backend, hidden: &Tensor) -> Result<Tensor> {
-        self.lm_head.forward(backend, hidden)
+    fn predict(&self, backend: &dyn Backend, hidden: &Tensor, num_logits: usize) -> Result<Predictions> {
+        let narrow = self.project_out.as_ref().map(|project_out| project_out.forward(backend, hidden)).transpose()?;
+        backend.lm_head(narrow.as_ref().unwrap_or(hidden), &self.lm_head, num_logits)
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {

@@ -1,4 +1,4 @@
-use rustllm_ops::{Backend, Error, Indices, KvCacheDType, KvCacheSpec, Result, Tensor, Weight};
+use rustllm_ops::{Backend, Error, Indices, KvCacheDType, KvCacheSpec, Predictions, Result, Tensor, Weight};
 
 use super::{Block, Linear, Norm, ResidualStream};
 use crate::config::encoder::Positions;
@@ -75,8 +75,8 @@ impl Model for Encoder {
         }
     }
 
-    fn logits(&self, _backend: &dyn Backend, _hidden: &Tensor) -> Result<Tensor> {
-        Err(Error::Shape { op: "logits", detail: "an encoder predicts no next token".into() })
+    fn predict(&self, _backend: &dyn Backend, _hidden: &Tensor, _num_logits: usize) -> Result<Predictions> {
+        Err(Error::Shape { op: "lm_head", detail: "an encoder predicts no next token".into() })
     }
 
     fn kv_cache_spec(&self, block_size: usize, num_blocks: usize, dtype: KvCacheDType) -> KvCacheSpec {

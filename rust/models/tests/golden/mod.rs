@@ -73,7 +73,7 @@ impl<'a> Runner<'a> {
         let batch = self.batch(&counts);
         let ctx = ForwardContext { backend: self.backend, batch: &batch, kv_cache: &self.kv_cache };
         let hidden = self.loaded.model.forward(&ctx).unwrap();
-        let logits = self.loaded.model.logits(self.backend, &hidden).unwrap();
+        let logits = self.loaded.model.predict(self.backend, &hidden, hidden.rows()).unwrap().logits;
         let mut rows = self.logprobs(&logits).into_iter();
         let split = counts.iter().map(|count| rows.by_ref().take(*count).collect()).collect();
         for (sequence, count) in self.sequences.iter_mut().zip(&counts) {

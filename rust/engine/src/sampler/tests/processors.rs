@@ -127,3 +127,26 @@ fn a_bias_beyond_float32_forces_or_buries_without_becoming_infinite() {
     let random = SamplingParams { temperature: 1.0, ..params };
     assert_eq!(sample(&logits, &input(&random)).expect("sampled").token_id, 2);
 }
+
+#[test]
+fn a_greedy_row_needs_logits_only_for_what_changes_or_reports_them() {
+    let needs_argmax = |params: SamplingParams| input(&params).wants_argmax_only();
+    assert!(needs_argmax(greedy()));
+    assert!(needs_argmax(SamplingParams { top_k: 3, top_p: 0.5, min_p: 0.1, prompt_logprobs: Some(1), ..greedy() }));
+    let others = [
+        SamplingParams { temperature: 0.5, ..greedy() },
+        SamplingParams { logprobs: Some(0), ..greedy() },
+        SamplingParams { allowed_token_ids: Some(vec![1]), ..greedy() },
+        SamplingParams { bad_words_token_ids: vec![vec![1]], ..greedy() },
+        SamplingParams { min_tokens: 1, ..greedy() },
+        SamplingParams { logit_bias: vec![(1, 1.0)], ..greedy() },
+        SamplingParams { repetition_penalty: 1.1, ..greedy() },
+        SamplingParams { frequency_penalty: 0.1, ..greedy() },
+        SamplingParams { presence_penalty: 0.1, ..greedy() },
+    ];
+    for params in others {
+        assert!(!needs_argmax(params.clone()), "{params:?}");
+    }
+    let past_min_tokens = SamplingParams { min_tokens: 1, ..greedy() };
+    assert!(SamplerInput { output_token_ids: &[7], ..input(&past_min_tokens) }.wants_argmax_only());
+}

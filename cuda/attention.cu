@@ -1,0 +1,34 @@
+// Causal attention over the paged cache, a row of the batch at a time: for caches and widths that the tensor cores do not
+// serve. attention_scalar.cuh has how.
+#include "attention_scalar.cuh"
+
+#define ATTENTION(name, T)                                                                                              \
+  KERNEL(128) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, Partials partials) {          \
+    attend(to, q, Paged<T>{cache, seqs}, rules, partials);                                                              \
+  }                                                                                                                     \
+  EXPORT(name)
+
+ATTENTION(attention_f32, float)
+ATTENTION(attention_f16, f16)
+ATTENTION(attention_bf16, bf16)
+ATTENTION(attention_int8, i8)
+
+// Folds the softmaxes of a row's splits, in ascending order, of sequences of up to `most_rows` rows: grid (rows, query heads).
+KERNEL(128) merge_splits(Matrix to, Sequences seqs, ScoreRules rules, Partials partials, int most_rows) {
+  const int row = blockIdx.x, head = blockIdx.y, seq = sequence_of(seqs.starts, seqs.num_seqs, row);
+  if ((int)(seqs.starts[seq + 1] - seqs.starts[seq]) > most_rows) return;
+  const int splits = seqs.seen(row, seq, rules).splits();
+  const float* first = partials.at(row, gridDim.y, head, 0);
+  float* result = to.row(row) + head * partials.head_dim;
+  for (int at = threadIdx.x; at < partials.head_dim; at += 128) {
+    Softmax total;
+    float out = 0.0f;
+    for (int split = 0; split < splits; ++split) {
+      const float* part = first + split * (partials.head_dim + 2);
+      const Fold fold(total, Softmax{part[partials.head_dim], part[partials.head_dim + 1]});
+      out = fold(out, part[at]);
+    }
+    result[at] = out * normalizer(total, rules, head);
+  }
+}
+EXPORT(merge_splits)
