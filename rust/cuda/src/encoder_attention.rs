@@ -56,7 +56,7 @@ impl CudaBackend {
         let kernels = match params.head_dim {
             dim if !dim.is_multiple_of(8) => None,
             ..=64 => Some((64, "split_rows_64", "encoder_attention_64")),
-            ..=128 => Some((128, "split_rows_128", "encoder_attention_128")),
+            65..=128 => Some((128, "split_rows_128", "encoder_attention_128")),
             _ => None,
         };
         match kernels.filter(|(width, ..)| prefill_bytes(*width, PARTS, PARTS) <= self.device.max_shared_bytes()) {
