@@ -18,7 +18,7 @@ use rustllm_ops::{
 };
 
 use crate::backend::{CudaBackend, number_of};
-use crate::device::{Device, Grid};
+use crate::device::Grid;
 use crate::kernels::{MoeCombine, MoeGroup, MoeProducts, Route};
 use crate::linear::{Inputs, LinearOperands, PARTS, SLAB_BYTES, THREADS, entries, pick, tile_rows, weight_slab_bytes};
 use crate::memory::{DeviceMemory, checked_size};
@@ -126,7 +126,7 @@ struct ExpertTable {
 }
 
 impl ExpertTables {
-    /// Where the device has the table of `experts`.
+    /// Where the device has the table of `experts`. A new one cannot be recorded: a mixture runs once before it is captured.
     fn find(&self, backend: &CudaBackend, experts: Vec<ExpertWeights>) -> Result<Address> {
         let mut tables = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.iter().find(|table| table.experts == experts) {
