@@ -3,7 +3,7 @@
 #include "device.cuh"
 
 // Numbers that name activations: rust/cuda/src/backend.rs has the same.
-enum Activation { kSilu, kGelu, kGeluTanh, kRelu, kTanh };
+enum Activation { kSilu, kGelu, kGeluTanh, kRelu, kTanh, kReluSquared };
 
 DEVICE float activate(float x, int activation) {
   switch (activation) {
@@ -11,7 +11,8 @@ DEVICE float activate(float x, int activation) {
     case kGelu: return 0.5f * x * (1.0f + erff(x * 0.70710678118654752f));
     case kGeluTanh: return 0.5f * x * (1.0f + tanhf(0.79788456080286536f * (x + 0.044715f * x * x * x)));
     case kRelu: return x < 0.0f ? 0.0f : x;
-    default: return tanhf(x);
+    case kTanh: return tanhf(x);
+    default: return x < 0.0f ? 0.0f : x * x;
   }
 }
 

@@ -116,22 +116,21 @@ DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Querie
 // Begins to copy the keys or values of a tile's positions to shared memory, [TILE][WIDTH + 8]: zeros for those not in range
 // and for columns past the head's. A warp takes a group of keys, which lie in one block: blocks hold a multiple of 16.
 template <class T, int WIDTH>
-DEVICE void copy_tile(T* to, const void* from, const KvBlocks& cache, const Sequences& seqs, const Queries& queries,
+DEVICE void copy_tile(T* to, u8* from, const KvBlocks& cache, const Sequences& seqs, const Queries& queries,
                       const Range& range, int tile) {
   constexpr int VECTORS = WIDTH / 8;
   const int own = threadIdx.x / 32 * GROUP, first = tile * TILE + own;
-  const T* elements = static_cast<const T*>(from);
-  i64 offset = 0;
+  const T* keys = reinterpret_cast<const T*>(from);
   if (range.meets(first, GROUP)) {
     const u32 block = first / cache.block_size, within = first - block * cache.block_size;
     const u32 found = seqs.block_table[(i64)queries.seq * seqs.max_blocks + block];
-    offset = (((i64)found * cache.num_kv_heads + queries.kv_head) * cache.block_size + within) * cache.head_dim;
+    keys = cache.row<T>(from, cache.place(found, queries.kv_head, within), cache.head_dim);
   }
 #pragma unroll 2
   for (int i = threadIdx.x % 32; i < GROUP * VECTORS; i += 32) {
     const int key = i / VECTORS, at = i % VECTORS * 8;
     const bool present = first + key >= range.first && first + key <= range.last && at < cache.head_dim;
-    const T* source = present ? elements + offset + key * cache.head_dim + at : elements;
+    const T* source = present ? keys + key * cache.head_dim + at : keys;
     copy_async_16(to + (own + key) * (WIDTH + 8) + at, source, present);
   }
 }

@@ -41,12 +41,14 @@ struct Paged {
   DEVICE int head_dim() const { return cache.head_dim; }
   DEVICE i64 token(int seq, int head, int position) const {
     const u32 block = seqs.block_table[(i64)seq * seqs.max_blocks + position / cache.block_size];
-    return ((i64)block * cache.num_kv_heads + head) * cache.block_size + position % cache.block_size;
+    return cache.place(block, head, position % cache.block_size);
   }
-  DEVICE const T* key(i64 token, int) const { return static_cast<const T*>(cache.keys) + token * cache.head_dim; }
-  DEVICE const T* value(i64 token, int) const { return static_cast<const T*>(cache.values) + token * cache.head_dim; }
-  DEVICE float key_scale(i64 token) const { return cache.key_scales ? cache.key_scales[token] : 1.0f; }
-  DEVICE float value_scale(i64 token) const { return cache.value_scales ? cache.value_scales[token] : 1.0f; }
+  DEVICE const T* key(i64 token, int) const { return cache.row<T>(cache.keys, token, cache.head_dim); }
+  DEVICE const T* value(i64 token, int) const { return cache.row<T>(cache.values, token, cache.head_dim); }
+  DEVICE float key_scale(i64 token) const { return cache.key_scales ? *cache.row<float>(cache.key_scales, token, 1) : 1.0f; }
+  DEVICE float value_scale(i64 token) const {
+    return cache.value_scales ? *cache.row<float>(cache.value_scales, token, 1) : 1.0f;
+  }
 };
 
 // The keys and values of the rows themselves.

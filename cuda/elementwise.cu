@@ -31,6 +31,13 @@ KERNEL(256) add_assign(Matrix x, Matrix y) {
 }
 EXPORT(add_assign)
 
+KERNEL(256) mul_assign(Matrix x, Matrix y) {
+  float* product = x.row(blockIdx.x);
+  const float* factor = y.row(blockIdx.x);
+  for_columns(x.cols, [&](int col) { product[col] *= factor[col]; });
+}
+EXPORT(mul_assign)
+
 KERNEL(256) scale(Matrix x, float factor) {
   float* values = x.row(blockIdx.x);
   for_columns(x.cols, [&](int col) { values[col] *= factor; });

@@ -4,12 +4,14 @@
 template <class T>
 DEVICE void write_dense(Matrix k, Matrix v, KvBlocks cache, const u32* slots) {
   const int head = blockIdx.y;
-  const i64 to = cache.token(slots[blockIdx.x], head) * cache.head_dim;
+  const CachePlace place = cache.place_of_slot(slots[blockIdx.x], head);
+  T* keys = cache.row<T>(cache.keys, place, cache.head_dim);
+  T* values = cache.row<T>(cache.values, place, cache.head_dim);
   const float* key = k.row(blockIdx.x) + head * cache.head_dim;
   const float* value = v.row(blockIdx.x) + head * cache.head_dim;
   for (int i = threadIdx.x; i < cache.head_dim; i += 32) {
-    static_cast<T*>(cache.keys)[to + i] = from_f32<T>(key[i]);
-    static_cast<T*>(cache.values)[to + i] = from_f32<T>(value[i]);
+    keys[i] = from_f32<T>(key[i]);
+    values[i] = from_f32<T>(value[i]);
   }
 }
 
@@ -36,11 +38,12 @@ DEVICE void quantize_head(i8* codes, float* scale, const float* values, int n) {
 }
 
 KERNEL(32) write_kv_int8(Matrix k, Matrix v, KvBlocks cache, const u32* slots) {
-  const int head = blockIdx.y, from = head * cache.head_dim;
-  const i64 token = cache.token(slots[blockIdx.x], head);
-  i8* key = static_cast<i8*>(cache.keys) + token * cache.head_dim;
-  i8* value = static_cast<i8*>(cache.values) + token * cache.head_dim;
-  quantize_head(key, cache.key_scales + token, k.row(blockIdx.x) + from, cache.head_dim);
-  quantize_head(value, cache.value_scales + token, v.row(blockIdx.x) + from, cache.head_dim);
+  const int head = blockIdx.y;
+  const CachePlace place = cache.place_of_slot(slots[blockIdx.x], head);
+  auto write = [&](u8* rows, u8* scales, const float* from) {
+    quantize_head(cache.row<i8>(rows, place, cache.head_dim), cache.row<float>(scales, place, 1), from, cache.head_dim);
+  };
+  write(cache.keys, cache.key_scales, k.row(blockIdx.x) + head * cache.head_dim);
+  write(cache.values, cache.value_scales, v.row(blockIdx.x) + head * cache.head_dim);
 }
 EXPORT(write_kv_int8)

@@ -11,13 +11,13 @@ use crate::arena::{Arena, Buffer};
 use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
-    Activate, ActivateGated, AddAssign, AddLayerNorm, AddRmsNorm, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
+    Activate, ActivateGated, AddLayerNorm, AddRmsNorm, Combine, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
     GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
 };
 use crate::linear::{self, Then};
 use crate::moe::ExpertTables;
 use crate::upload::Uploader;
-use crate::view::{Matrix, indices, optional_vector, vector};
+use crate::view::{Matrix, dense, indices, optional_vector, vector};
 use crate::weight::DeviceWeight;
 use crate::{CudaError, NAME, argmax, kv_cache};
 
@@ -129,6 +129,11 @@ impl CudaBackend {
         Grid::new((x.num_rows(), x.num_cols().div_ceil(BLOCK_COLUMNS), 1), THREADS)
     }
 
+    fn combine(&self, entry: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
+        let (x, y) = (self.view(x)?, self.view(y)?);
+        self.device.launch(entry, Self::by_columns(x), &Combine { x, y })
+    }
+
     fn rescale(&self, entry: &'static str, x: &Tensor, by: f32) -> Result<()> {
         let x = self.view(x)?;
         self.device.launch(entry, Self::by_columns(x), &Rescale { x, by })
@@ -143,6 +148,7 @@ pub(crate) fn number_of(activation: Activation) -> i32 {
         Activation::GeluTanh => 2,
         Activation::Relu => 3,
         Activation::Tanh => 4,
+        Activation::ReluSquared => 5,
     }
 }
 
@@ -286,19 +292,24 @@ impl Backend for CudaBackend {
 
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
         check::layer_norm(x, weight, bias)?;
-        let x = self.view(x)?;
-        let (weight, bias) = (vector(weight, self.id)?, optional_vector(bias, self.id)?);
+        let (x, runs, width) = (self.view(x)?, weight.rows(), weight.cols() as i32);
+        let (weight, bias) = (dense(weight, self.id)?, bias.map_or(Ok(0), |bias| dense(bias, self.id))?);
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
-        let norm = LayerNorm { to, x, weight, bias, eps };
-        self.device.launch("layer_norm", Grid::new((x.num_rows(), 1, 1), THREADS), &norm)?;
+        let norm = LayerNorm { to, x, weight, bias, width, eps };
+        self.device.launch("layer_norm", Grid::new((x.num_rows(), runs, 1), THREADS), &norm)?;
         Ok(result)
     }
 
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
         check::same_shape("add_assign", x, y)?;
         check::disjoint("add_assign", x, y)?;
-        let (x, y) = (self.view(x)?, self.view(y)?);
-        self.device.launch("add_assign", Self::by_columns(x), &AddAssign { x, y })
+        self.combine("add_assign", x, y)
+    }
+
+    fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
+        check::same_shape("mul_assign", x, y)?;
+        check::disjoint("mul_assign", x, y)?;
+        self.combine("mul_assign", x, y)
     }
 
     fn add_rms_norm(&self, x: &Tensor, residual: &mut Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
@@ -330,6 +341,10 @@ impl Backend for CudaBackend {
         check::disjoint("add_layer_norm", residual, x)?;
         check::disjoint("add_layer_norm", residual, weight)?;
         bias.map_or(Ok(()), |bias| check::disjoint("add_layer_norm", residual, bias))?;
+        if weight.rows() > 1 {
+            self.add_assign(residual, x)?;
+            return self.layer_norm(residual, weight, bias, eps);
+        }
         let (x, residual) = (self.view(x)?, self.view(residual)?);
         let (weight, bias) = (vector(weight, self.id)?, optional_vector(bias, self.id)?);
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
@@ -369,7 +384,7 @@ impl Backend for CudaBackend {
         let (k, v, cache) = (self.view(k)?, self.view(v)?, kv_cache::blocks(layer, self.id)?);
         let slots = indices(&metadata.group(layer).slot_mapping, self.id)?;
         let entries = ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"];
-        let grid = Grid::new((k.num_rows(), layer.spec.num_kv_heads, 1), 32);
+        let grid = Grid::new((k.num_rows(), layer.kind().num_kv_heads, 1), 32);
         self.device.launch(kv_cache::pick(layer.spec.dtype, entries), grid, &WriteKv { k, v, cache, slots })
     }
 

@@ -87,7 +87,7 @@ kernels! {
     }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
-    "elementwise" ["add_assign"] AddAssign { x: Matrix, y: Matrix }
+    "elementwise" ["add_assign", "mul_assign"] Combine { x: Matrix, y: Matrix }
     "elementwise" ["scale", "clamp", "soft_cap"] Rescale { x: Matrix, by: f32 }
     "elementwise" ["gather_rows"] GatherRows { to: Matrix, from: Matrix, rows: Address }
     "elementwise" ["fill_heads"] FillHeads { x: Matrix, part: Matrix, head_dim: i32 }
@@ -143,7 +143,9 @@ kernels! {
     ] MoeProducts { moe: MoeOperands }
     "norm" ["rms_norm"] RmsNorm { to: Matrix, x: Matrix, weight: Address, width: i32, eps: f32 }
     "norm" ["add_rms_norm"] AddRmsNorm { to: Matrix, residual: Matrix, x: Matrix, weight: Address, eps: f32 }
-    "norm" ["layer_norm"] LayerNorm { to: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32 }
+    "norm" ["layer_norm"] LayerNorm {
+        to: Matrix, x: Matrix, weight: Address, bias: Address, width: i32, eps: f32,
+    }
     "norm" ["add_layer_norm"] AddLayerNorm {
         to: Matrix, residual: Matrix, x: Matrix, weight: Address, bias: Address, eps: f32,
     }

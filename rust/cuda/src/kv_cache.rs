@@ -1,17 +1,20 @@
-//! The paged cache in the device's memory: `cuda/kv_cache.cu` has its layout.
+//! The paged cache in the device's memory: `cuda/kv_cache.cuh` has its layout.
 
 use std::any::Any;
 use std::sync::Arc;
 
-use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec, Result, Storage};
+use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheKind, KvCacheLayer, KvCacheSpec, Result, Storage};
 
 use crate::NAME;
 use crate::device::Device;
-use crate::memory::{DeviceMemory, checked_size};
+use crate::memory::DeviceMemory;
 use crate::view::Address;
 
 /// Blocks hold a multiple of this many tokens, so that vectors of every dtype are aligned.
 const BLOCK_GRANULE: usize = 16;
+
+/// Blocks begin at multiples of this.
+const ALIGNMENT: usize = 256;
 
 /// One layer's keys and values as kernels see them: `KvBlocks` of `cuda/kv_cache.cuh`.
 #[derive(Debug, Clone, Copy)]
@@ -21,16 +24,20 @@ pub(crate) struct KvBlocks {
     pub values: Address,
     pub key_scales: Address,
     pub value_scales: Address,
+    pub block_bytes: i64,
     pub num_kv_heads: i32,
     pub head_dim: i32,
     pub block_size: i32,
     pub reserved: i32,
 }
 
-/// A place in every block: memory for the keys and values of one layer.
+/// A place in every block: keys and values of one layer.
 #[derive(Debug)]
 pub(crate) struct Place {
-    memory: DeviceMemory,
+    /// Of all places.
+    memory: Arc<DeviceMemory>,
+    /// Which of its group the layer is.
+    index: usize,
     spec: Arc<KvCacheSpec>,
     backend: u64,
 }
@@ -41,20 +48,21 @@ impl Storage for Place {
     }
 }
 
-/// Elements that the keys of a layer take in a block, and scales.
-fn per_block(spec: &KvCacheSpec) -> (usize, usize) {
-    let scales = if spec.dtype.scale_size() > 0 { spec.num_kv_heads * spec.block_size } else { 0 };
-    (spec.num_kv_heads * spec.block_size * spec.head_dim, scales)
+/// Bytes that a layer's keys take in a block, and their scales.
+fn key_bytes(kind: &KvCacheKind, spec: &KvCacheSpec) -> (usize, usize) {
+    let rows = kind.num_kv_heads * spec.block_size;
+    (rows * kind.head_dim * spec.dtype.size(), rows * spec.dtype.scale_size())
 }
 
-fn place_bytes(spec: &KvCacheSpec) -> usize {
-    let (elements, scales) = per_block(spec);
-    2 * (elements * spec.dtype.size() + scales * size_of::<f32>())
+/// Bytes that a layer takes in a block.
+fn layer_bytes(kind: &KvCacheKind, spec: &KvCacheSpec) -> usize {
+    let (keys, scales) = key_bytes(kind, spec);
+    2 * (keys + scales)
 }
 
-/// Bytes of a block over all layers.
+/// Bytes of a block: what the layers of a group take, of the group where that is most.
 pub(crate) fn block_bytes(spec: &KvCacheSpec) -> usize {
-    spec.layers_per_block() * place_bytes(spec)
+    spec.block_size_of(|kind| layer_bytes(kind, spec)).next_multiple_of(ALIGNMENT)
 }
 
 /// A cache with unspecified contents.
@@ -63,15 +71,11 @@ pub(crate) fn alloc(device: &Device, backend: u64, spec: &KvCacheSpec) -> Result
         let detail = format!("block_size must be a multiple of {BLOCK_GRANULE} on CUDA, got {}", spec.block_size);
         return Err(Error::Shape { op: "alloc_kv_cache", detail });
     }
-    // Checked as a whole, so that sizes below cannot overflow.
-    checked_size(&[spec.num_blocks, block_bytes(spec).max(1)], "the key/value cache")?;
     let spec = Arc::new(spec.clone());
-    let places = (0..spec.layers_per_block()).map(|_| {
-        let memory = device.alloc(&[spec.num_blocks, place_bytes(&spec)], "the key/value cache")?;
-        Ok(Arc::new(Place { memory, spec: Arc::clone(&spec), backend }) as Arc<dyn Storage>)
-    });
-    let places = places.collect::<Result<Vec<_>>>()?;
-    Ok(KvCache::new(spec, &places))
+    let memory = Arc::new(device.alloc(&[spec.num_blocks, block_bytes(&spec)], "the key/value cache")?);
+    Ok(KvCache::new(Arc::clone(&spec), |_, index| {
+        Arc::new(Place { memory: Arc::clone(&memory), index, spec: Arc::clone(&spec), backend })
+    }))
 }
 
 /// A layer's keys and values, if backend `backend` made them.
@@ -79,20 +83,19 @@ pub(crate) fn blocks(layer: &KvCacheLayer, backend: u64) -> Result<KvBlocks> {
     let place = layer.storage.as_any().downcast_ref::<Place>();
     let place = place.filter(|place| place.backend == backend && Arc::ptr_eq(&place.spec, &layer.spec));
     let place = place.ok_or(Error::ForeignStorage { backend: NAME })?;
-    let spec = &layer.spec;
-    let (elements, scales) = per_block(spec);
-    let keys = place.memory.address();
-    let values = keys + (spec.num_blocks * elements * spec.dtype.size()) as u64;
-    let key_scales = values + (spec.num_blocks * elements * spec.dtype.size()) as u64;
-    let value_scales = key_scales + (spec.num_blocks * scales * size_of::<f32>()) as u64;
-    let of_scales = |address| if scales > 0 { address } else { 0 };
+    let (spec, kind) = (&layer.spec, layer.kind());
+    let (key_bytes, scale_bytes) = key_bytes(kind, spec);
+    let keys = place.memory.address() + (place.index * layer_bytes(kind, spec)) as u64;
+    let scales = keys + 2 * key_bytes as u64;
+    let of_scales = |address| if scale_bytes > 0 { address } else { 0 };
     Ok(KvBlocks {
         keys,
-        values,
-        key_scales: of_scales(key_scales),
-        value_scales: of_scales(value_scales),
-        num_kv_heads: spec.num_kv_heads as i32,
-        head_dim: spec.head_dim as i32,
+        values: keys + key_bytes as u64,
+        key_scales: of_scales(scales),
+        value_scales: of_scales(scales + scale_bytes as u64),
+        block_bytes: block_bytes(spec) as i64,
+        num_kv_heads: kind.num_kv_heads as i32,
+        head_dim: kind.head_dim as i32,
         block_size: spec.block_size as i32,
         reserved: 0,
     })

@@ -49,6 +49,12 @@ impl Matrix {
     }
 }
 
+/// The address of a matrix whose rows follow each other.
+pub(crate) fn dense(x: &Tensor, backend: u64) -> Result<Address> {
+    debug_assert!(x.rows() <= 1 || x.row_stride() == x.cols(), "rows follow each other");
+    vector(x, backend)
+}
+
 /// The address of a dense vector, `[1, n]`.
 pub(crate) fn vector(x: &Tensor, backend: u64) -> Result<Address> {
     Ok(Matrix::of(x, backend)?.data)
