@@ -105,3 +105,14 @@ KERNEL(128) route(Matrix experts, Matrix weights, Matrix logits, const float* bi
     weights.row(row)[choice] = weights.row(row)[choice] / divisor * rules.scaling_factor;
 }
 EXPORT(route)
+
+// Multiplies each choice's weight by its expert's factor, of `num_experts`; an expert there is not makes NaN: grid (rows), a warp
+// each.
+KERNEL(32) scale_experts(Matrix weights, Matrix experts, const float* factors, int num_experts) {
+  for (int choice = threadIdx.x; choice < weights.cols; choice += 32) {
+    const float expert = experts.row(blockIdx.x)[choice];
+    const bool exists = expert >= 0.0f && expert < (float)num_experts;
+    weights.row(blockIdx.x)[choice] *= exists ? factors[(int)expert] : nan_f32();
+  }
+}
+EXPORT(scale_experts)

@@ -211,7 +211,7 @@ impl Backend for CpuBackend {
 
     fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
         check::same_shape("mul_assign", x, y)?;
-        require_disjoint("mul_assign", x, y)?;
+        check::disjoint("mul_assign", x, y)?;
         let (to, from) = (self.view(x)?, self.view(y)?);
         // SAFETY: as in `add_assign`.
         let multiply = |row| unsafe { (self.kernels.mul_assign)(to.row(row), from.row(row), to.cols) };

@@ -12,7 +12,7 @@ use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
     Activate, ActivateGated, AddLayerNorm, AddRmsNorm, Combine, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
-    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, WriteKv,
+    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, ScaleExperts, WriteKv,
 };
 use crate::linear::{self, Then};
 use crate::moe::ExpertTables;
@@ -431,6 +431,15 @@ impl Backend for CudaBackend {
     fn route(&self, logits: &Tensor, bias: Option<&Tensor>, params: &RoutingParams) -> Result<Routing> {
         check::route(logits, bias, params)?;
         self.route_rows(logits, bias, params)
+    }
+
+    /// A routing that names an expert there is not gets weights of NaN: what stands in the device's memory is not looked at here.
+    fn scale_experts(&self, routing: &mut Routing, scales: &Tensor) -> Result<()> {
+        check::same_shape("scale_experts", &routing.experts, &routing.weights)?;
+        let (weights, experts) = (self.view(&routing.weights)?, self.view(&routing.experts)?);
+        let (factors, num_experts) = (vector(scales, self.id)?, scales.cols() as i32);
+        let scale = ScaleExperts { weights, experts, factors, num_experts };
+        self.device.launch("scale_experts", Grid::new((weights.num_rows(), 1, 1), 32), &scale)
     }
 
     fn moe(&self, x: &Tensor, routing: &Routing, experts: &[Expert], activation: GatedActivation) -> Result<Tensor> {

@@ -153,6 +153,7 @@ kernels! {
         x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
     }
     "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
+    "route" ["scale_experts"] ScaleExperts { weights: Matrix, experts: Matrix, factors: Address, num_experts: i32 }
     "sampling" ["sampling_draw"] SamplingDraw { logits: Matrix, rows: Address, scratch: SamplingScratch, to: Address }
     "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, scratch: SamplingScratch }
     "sampling" ["sampling_weigh"] SamplingWeigh { logits: Matrix, rows: Address, scratch: SamplingScratch }

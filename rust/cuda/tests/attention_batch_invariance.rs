@@ -6,7 +6,8 @@ use rustllm_cuda::{CudaBackend, CudaOptions};
 use rustllm_cuda_simulator as simulator;
 use rustllm_ops::conformance::{AttentionCase, EncoderCase, attention_table, encoder_table, numbers, rows_of};
 use rustllm_ops::{
-    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheSpec, Result,
+    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec,
+    Result,
 };
 
 fn backend() -> CudaBackend {
@@ -43,9 +44,7 @@ fn chunked(
 ) -> Result<Vec<Vec<u32>>> {
     let AttentionParams { num_heads, num_kv_heads, head_dim, .. } = case.shape;
     let spec = KvCacheSpec {
-        groups: KvCacheGroup::cut(&[case.shape.sliding_window]),
-        num_kv_heads,
-        head_dim,
+        groups: KvCacheGroup::cut(&[KvCacheKind { sliding_window: case.shape.sliding_window, num_kv_heads, head_dim }]),
         block_size: case.block_size,
         num_blocks: 1 + *table.iter().max().expect("a block") as usize,
         dtype: case.dtype,

@@ -38,7 +38,7 @@ fn attention() {
 fn encoder_attention() {
     let backend = backend();
     for (head_dim, window, bias) in [(20, None, None), (136, Some(9), None), (7, None, Some(12))] {
-        let case = EncoderCase { seqs: vec![3, 0, 40, 1], heads: (6, 2, head_dim), window, bias };
+        let case = EncoderCase { seqs: vec![3, 0, 40, 1], heads: (6, 2, head_dim), window, bias, distances: None };
         let want = case.outputs(&ReferenceBackend).unwrap();
         assert_close(&case.outputs(&backend).unwrap(), &want, &format!("{case:?}"));
     }
