@@ -30,22 +30,25 @@ KERNEL(256) copy_logits(Matrix to, Matrix from, const RowEdits* rows) {
 }
 EXPORT(copy_logits)
 
+// Gives `body` the edits first .. end of tokens that the row has. All threads come, and are done together.
+template <class F>
+DEVICE void for_edits(const Edit* edits, u32 first, u32 end, int vocabulary, F body) {
+  for (u32 i = first + threadIdx.x; i < end; i += 256)
+    if (edits[i].token_id < (u32)vocabulary) body(edits[i].token_id, edits[i].value);
+  __syncthreads();
+}
+
 // grid (rows). Of bias and counts a token has one; ids past the row are passed over.
 KERNEL(256) edit_logits(Matrix to, Matrix from, const RowEdits* rows, const Edit* edits) {
   const RowEdits row = rows[blockIdx.x];
   const float* original = from.row(blockIdx.x);
   float* logits = to.row(blockIdx.x);
-  auto for_edits = [&](u32 first, u32 end, auto body) {
-    for (u32 i = first + threadIdx.x; i < end; i += 256)
-      if (edits[i].token_id < (u32)to.cols) body(edits[i].token_id, edits[i].value);
-    __syncthreads();
-  };
-  for_edits(row.allowed, row.banned, [&](u32 token, u32) { logits[token] = original[token]; });
-  for_edits(row.banned, row.bias, [&](u32 token, u32) { logits[token] = -infinity(); });
-  for_edits(row.bias, row.seen, [&](u32 token, u32 bias) {
+  for_edits(edits, row.allowed, row.banned, to.cols, [&](u32 token, u32) { logits[token] = original[token]; });
+  for_edits(edits, row.banned, row.bias, to.cols, [&](u32 token, u32) { logits[token] = -infinity(); });
+  for_edits(edits, row.bias, row.seen, to.cols, [&](u32 token, u32 bias) {
     logits[token] = saturate(logits[token], logits[token] + __uint_as_float(bias));
   });
-  for_edits(row.seen, row.end, [&](u32 token, u32 count) {
+  for_edits(edits, row.seen, row.end, to.cols, [&](u32 token, u32 count) {
     const float logit = logits[token];
     float penalised = logit > 0.0f ? logit / row.repetition : product(logit, row.repetition);
     if (count > 0) {

@@ -76,7 +76,7 @@ DEVICE void gather_largest(TokenLogit* to, const ListedTokens& tokens, int k, Ga
   to[before] = own;
 }
 
-KERNEL(1024)
+KERNEL(1024, 1)
 logprobs_gather(Matrix logits, const LogprobsRequest* requests, const float* chunks, const double* masses, u32* chunk_lists,
                 int top, LogprobsRow* rows, TokenLogit* likeliest) {
   __shared__ GatherShared shared;

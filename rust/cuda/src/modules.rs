@@ -19,9 +19,6 @@ use crate::image_cache::{ImageCache, Key};
 use crate::images::{HEADERS, IMAGES, OPTIONS};
 use crate::nvrtc::Nvrtc;
 
-/// Generic lambdas in a kernel are the device's functions: nvcc knows that by itself.
-const LAMBDAS: &str = "--device-as-default-execution-space";
-
 /// Loads the kernels of `cuda/{file}.cu`.
 pub(crate) fn load(
     context: &Arc<CudaContext>,
@@ -95,7 +92,7 @@ impl KernelSource {
         let compiler = self.compiler()?;
         let architecture = architecture_for(compute_capability, &compiler.architectures());
         let mut key = Key::new(&self.file);
-        key.add(&self.text).add(&architecture).add(&format!("{OPTIONS:?} {LAMBDAS} NVRTC {:?}", compiler.version()));
+        key.add(&self.text).add(&architecture).add(&format!("{OPTIONS:?} NVRTC {:?}", compiler.version()));
         for (name, text) in &self.headers {
             key.add(name).add(text);
         }
@@ -111,7 +108,7 @@ impl KernelSource {
 
     fn compile(&self, compiler: &Nvrtc, architecture: &str) -> Result<Vec<u8>, CudaError> {
         let target = format!("--gpu-architecture={architecture}");
-        let options: Vec<&str> = OPTIONS.iter().copied().chain([LAMBDAS, target.as_str()]).collect();
+        let options: Vec<&str> = OPTIONS.iter().copied().chain([target.as_str()]).collect();
         let name = format!("{}.cu", self.file);
         compiler.compile(&name, &self.text, &self.headers, &options).map_err(|log| CudaError::Compile {
             file: self.file.clone(),
