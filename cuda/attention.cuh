@@ -9,6 +9,7 @@
 //
 // Sums that two kernels must agree on to the bit are written with fmaf, so that no compiler fuses them its own way.
 #pragma once
+#include "distances.cuh"
 #include "kv_cache.cuh"
 
 constexpr int SPLIT = 256;
@@ -22,9 +23,11 @@ struct ScoreRules {
   int before, ahead;  // how many positions a row sees before its own and after it
   int group;          // query heads of a KV head
   float scale, soft_cap;
+  Distances distances;
 
-  DEVICE float score(float dot, int head, int distance) const {
-    float score = fmaf(dot, scale, 0.0f);
+  // Of a product of the query `row` of the batch and of a key `distance` positions after it.
+  DEVICE float score(float dot, int row, int head, int distance) const {
+    float score = fmaf(distances.add_to(dot, row, head, distance), scale, 0.0f);
     if (soft_cap > 0.0f) score = soft_cap * tanhf(score / soft_cap);
     if (slopes) score = fmaf(slopes[head], (float)distance, score);
     if (bias) score += bias[(i64)head * (2 * reach + 1) + max(0, min(reach + distance, 2 * reach))];

@@ -57,13 +57,14 @@ struct Queries {
 
 // What a lane knows of a query.
 struct Query {
-  int position = 0, first = 0x7fffffff, last = -1, head = 0;
+  int position = 0, first = 0x7fffffff, last = -1, row = 0, head = 0;
 
   DEVICE Query() {}
   DEVICE Query(const Queries& queries, int i, const Sequences& seqs, const ScoreRules& rules) {
     if (!queries.has(i)) return;
-    const Seen seen = seqs.seen(queries.row(i), queries.seq, rules);
-    position = seen.position, first = seen.first, last = seen.last, head = queries.head(i);
+    row = queries.row(i), head = queries.head(i);
+    const Seen seen = seqs.seen(row, queries.seq, rules);
+    position = seen.position, first = seen.first, last = seen.last;
   }
 };
 
@@ -198,7 +199,8 @@ DEVICE void score(float (&products)[4], const Query (&queries)[2], const float (
     const Query& query = queries[i / 2];
     const int key = position + threadIdx.x % 4 * 2 + i % 2;
     const bool visible = key >= query.first && key <= query.last;
-    products[i] = visible ? rules.score(products[i] * units[i / 2], query.head, key - query.position) : -infinity();
+    products[i] =
+        visible ? rules.score(products[i] * units[i / 2], query.row, query.head, key - query.position) : -infinity();
   }
 }
 

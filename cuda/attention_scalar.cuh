@@ -130,7 +130,7 @@ DEVICE void attend(Matrix to, Matrix q, const Source& source, ScoreRules rules, 
 #pragma unroll
       for (int head = 0; head < SCALAR_HEADS; ++head)
         scores[head][j] = visible && head < heads
-                              ? rules.score(products[head] * scale, first_head + head, position - seen.position)
+                              ? rules.score(products[head] * scale, row, first_head + head, position - seen.position)
                               : -infinity();
     }
     Softmax parts[SCALAR_HEADS];

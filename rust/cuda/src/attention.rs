@@ -16,6 +16,7 @@ use rustllm_ops::{AttentionMetadata, AttentionParams, Error, KvCacheDType, KvCac
 use crate::arena::Buffer;
 use crate::backend::CudaBackend;
 use crate::device::Grid;
+use crate::encoder_distances::Distances;
 use crate::kernels::{Attention, AttentionDecode, AttentionPrefill, MergeSplits};
 use crate::kv_cache::{self, KvBlocks};
 use crate::memory::checked_size;
@@ -51,6 +52,7 @@ pub(crate) struct ScoreRules {
     pub group: i32,
     pub scale: f32,
     pub soft_cap: f32,
+    pub distances: Distances,
 }
 
 /// The sequences of a batch: `Sequences` of `cuda/attention.cuh`.
@@ -260,6 +262,7 @@ impl CudaBackend {
             group: (params.num_heads / params.num_kv_heads) as i32,
             scale: params.scale,
             soft_cap: params.soft_cap.unwrap_or(0.0),
+            distances: Distances::default(),
         })
     }
 }

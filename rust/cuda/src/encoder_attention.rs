@@ -8,6 +8,7 @@ use crate::attention::{
 };
 use crate::backend::CudaBackend;
 use crate::device::Grid;
+use crate::encoder_distances::{DistanceProducts, Distances};
 use crate::kernels::{EncoderAttention, EncoderAttentionOfTiles, SplitIntoTiles};
 use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices, optional_vector};
@@ -50,7 +51,12 @@ impl CudaBackend {
         let starts = indices(query_start_loc, self.id)?;
         let num_seqs = at_most(query_start_loc.len().saturating_sub(1));
         let seqs = Sequences { positions: 0, starts, block_table: 0, num_seqs, max_blocks: 0 };
-        let rules = self.encoder_rules(params)?;
+        let rows: Vec<usize> =
+            query_start_loc.as_slice().windows(2).map(|bounds| (bounds[1] - bounds[0]) as usize).collect();
+        let longest = rows.iter().max().copied().unwrap_or(0);
+        let products = self.distance_products((q, k), params, longest)?;
+        let distances = products.as_ref().map_or(Distances::default(), DistanceProducts::distances);
+        let rules = self.encoder_rules(params, distances)?;
         let (result, to) = self.result(q.num_rows(), q.num_cols())?;
         let op = Op { to, q, k, v, seqs, rules };
         let kernels = match params.head_dim {
@@ -61,8 +67,6 @@ impl CudaBackend {
         };
         match kernels.filter(|(width, ..)| prefill_bytes(*width, PARTS, PARTS) <= self.device.max_shared_bytes()) {
             Some((width, split, attend)) => {
-                let rows: Vec<usize> =
-                    query_start_loc.as_slice().windows(2).map(|bounds| (bounds[1] - bounds[0]) as usize).collect();
                 self.tile_by_tile(&op, params, &rows, (width, split, attend))?;
             }
             None => {
@@ -100,7 +104,7 @@ impl CudaBackend {
         self.device.launch(attend, grid, &EncoderAttentionOfTiles { to, q, rows: tiled, seqs, rules })
     }
 
-    fn encoder_rules(&self, params: &EncoderAttentionParams) -> Result<ScoreRules> {
+    fn encoder_rules(&self, params: &EncoderAttentionParams, distances: Distances) -> Result<ScoreRules> {
         let window = params.window.map_or(i32::MAX, at_most);
         Ok(ScoreRules {
             slopes: 0,
@@ -112,6 +116,7 @@ impl CudaBackend {
             group: (params.num_heads / params.num_kv_heads) as i32,
             scale: params.scale,
             soft_cap: 0.0,
+            distances,
         })
     }
 }

@@ -85,6 +85,9 @@ kernels! {
     ] AttentionPrefill {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
     }
+    "distance_products" ["distance_products"] MultiplyDistances {
+        to: Address, x: Matrix, of_distances: Matrix, first: i32, num_buckets: i32, head_dim: i32,
+    }
     "elementwise" ["activation"] Activate { to: Matrix, x: Matrix, activation: i32 }
     "elementwise" ["gated_activation"] ActivateGated { to: Matrix, gate_up: Matrix, activation: i32 }
     "elementwise" ["add_assign", "mul_assign"] Combine { x: Matrix, y: Matrix }

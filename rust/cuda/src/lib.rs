@@ -21,6 +21,7 @@ mod backend;
 mod device;
 mod driver;
 mod encoder_attention;
+mod encoder_distances;
 mod error;
 mod gemm;
 mod graph;
