@@ -163,8 +163,8 @@ class Engine:
         quantization: `int8` or `int4` to quantize linear layers while they are loaded.
         quantization_group_size: Columns that share a scale of `int4`: 32, 64 or 128; `None` for 32.
         quantization_symmetric: False for groups of `int4` with zero points.
-        device: `auto`, `cpu`, `cuda` or `cuda:<number>`; `reference` is the slow one that the kernels
-            are tested against.
+        device: `auto`, `cpu`, `cuda` or `cuda:<number>`; `reference` is the slow one that the
+            kernels are tested against.
         deterministic: On a GPU, whether answers may not depend on what they are batched with.
         enforce_eager: On a GPU, capture no step as a graph.
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,

@@ -83,8 +83,8 @@ class EngineArgs:
         block_size: Tokens that a block of the key/value cache holds.
         num_gpu_blocks_override: Number of cache blocks, whatever the memory.
         kv_cache_memory_bytes: Size of the cache, as a number or written `2GiB`.
-        gpu_memory_utilization: On a GPU, the share of its memory that weights, activations and cache
-            may take; on CPU, the share of free RAM that the cache may take.
+        gpu_memory_utilization: On a GPU, the share of its memory that weights, activations and
+            cache may take; on CPU, the share of free RAM that the cache may take.
         enable_prefix_caching: Reuse the cache of equal prompt beginnings.
         enable_chunked_prefill: Prompts are always computed in chunks where they must be.
         scheduling_policy: `fcfs` or `priority`.
