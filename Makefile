@@ -4,7 +4,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 CRATES := --workspace --exclude rustllm-py
 
-.PHONY: help demo build wheel test test-rust test-python lint check-aarch64 fmt bench clean
+# Kernels are compiled by the nvcc in .nvcc once it is there; without one they are embedded as source: see docs/cuda.md.
+NVCC_VENV := .nvcc
+NVCC := $(CURDIR)/$(NVCC_VENV)/lib/python3*/site-packages/nvidia/cu13/bin/nvcc
+ifneq ($(wildcard $(NVCC)),)
+export RUSTLLM_NVCC ?= $(wildcard $(NVCC))
+endif
+
+.PHONY: help demo build wheel nvcc test test-rust test-python lint check-aarch64 cuda-gates fmt gpu-bundle bench clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -20,8 +27,17 @@ $(BIN)/maturin: pyproject.toml
 build: $(BIN)/maturin ## Build the wheel and install it into .venv
 	$(BIN)/python -m pip install --quiet --no-build-isolation .
 
-wheel: $(BIN)/maturin ## Build the wheel into dist/
-	$(BIN)/maturin build --release --out dist
+wheel: $(BIN)/maturin nvcc ## Build the wheel into dist/, with compiled CUDA kernels
+	RUSTLLM_NVCC=$${RUSTLLM_NVCC-$$(echo $(NVCC))} $(BIN)/maturin build --release --out dist
+
+$(NVCC_VENV)/bin/python:
+	$(PYTHON) -m venv $(NVCC_VENV)
+
+$(NVCC_VENV)/%.installed: cuda/requirements-%.txt cuda/requirements-nvcc.txt $(NVCC_VENV)/bin/python
+	$(NVCC_VENV)/bin/python -m pip install --quiet --requirement $<
+	@touch $@
+
+nvcc: $(NVCC_VENV)/nvcc.installed ## Install nvcc from PyPI into .nvcc
 
 $(BIN)/pytest: $(BIN)/maturin
 	$(BIN)/python -m pip install --quiet --no-build-isolation ".[test,dev]"
@@ -47,13 +63,19 @@ lint: $(BIN)/pytest build ## clippy, rustfmt, ruff, mypy, and the stubs against 
 check-aarch64: ## Compile the CPU kernels for aarch64; test them where an emulator is installed
 	tools/aarch64/check.sh
 
+cuda-gates: $(NVCC_VENV)/gates.installed ## Compile the CUDA kernels and check what came of them; needs no GPU
+	RUSTLLM_NVCC=$$(echo $(NVCC)) $(NVCC_VENV)/bin/python -m pytest tools/cuda_gates
+
 fmt: $(BIN)/pytest ## Format everything
 	cargo fmt --all
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+gpu-bundle: $(BIN)/maturin ## Collect in dist/gpu what a machine with a GPU needs to test and measure this commit
+	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu/bundle.sh
+
 bench: ## Run the core's benchmarks
 	cargo bench
 
 clean: ## Remove what the other targets made
-	rm -rf target $(VENV) dist
+	rm -rf target $(VENV) $(NVCC_VENV) dist

@@ -10,7 +10,7 @@ use rustllm::core::SamplingParams;
 use rustllm::engine::{Device, EngineConfig};
 use rustllm::ops::{DType, KvCacheDType};
 use serde_json::Value;
-use support::{Generated, golden, golden_cases, numbers, request, run};
+use support::{Generated, golden, golden_cases, numbers, request, run, use_cuda_device};
 
 /// `tests/goldens/README.md` derives it: float32 engines differ by up to 6e-5, and any missing term by 0.1.
 const TOLERANCE: f32 = 1e-4;
@@ -70,14 +70,17 @@ fn assert_close(case: &str, what: &str, ours: &[f32], theirs: &[f32]) {
 }
 
 fn assert_matches(case: &str, prompt: &Value, generated: &Generated) {
-    let tokens: Vec<u32> = numbers(&prompt["greedy_token_ids"]);
-    assert_eq!(generated.token_ids, tokens, "{case}: greedy tokens of a prompt of {}", generated.prompt_len);
-    assert_close(case, "greedy_logprobs", &generated.logprobs, &numbers(&prompt["greedy_logprobs"]));
+    let (tokens, logprobs): (Vec<u32>, Vec<f32>) =
+        (numbers(&prompt["greedy_token_ids"]), numbers(&prompt["greedy_logprobs"]));
+    let count = generated.token_ids.len();
+    assert_eq!(generated.token_ids, tokens[..count], "{case}: greedy tokens of a prompt of {}", generated.prompt_len);
+    assert_close(case, "greedy_logprobs", &generated.logprobs, &logprobs[..count]);
     assert_close(case, "prompt_logprobs", &generated.prompt_logprobs, &numbers(&prompt["prompt_logprobs"]));
     assert_eq!(generated.top_ids, numbers::<u32>(&prompt["top5_token_ids"]), "{case}: top five");
 }
 
-fn check(case: &str, device: Device, longest: usize) {
+/// All prompts of a case, up to the `longest`, each continued by `max_tokens`.
+fn check(case: &str, device: Device, (longest, max_tokens): (usize, u32)) {
     let folder = golden(case);
     let reference = reference(&folder);
     let mut config = EngineConfig::new(&folder);
@@ -85,9 +88,13 @@ fn check(case: &str, device: Device, longest: usize) {
     config.device = device;
     config.dtype = Some(DType::F32);
     config.num_gpu_blocks_override = Some(256);
+    if matches!(device, Device::Cuda(_)) {
+        // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
+        (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(20));
+    }
     let params = SamplingParams {
         temperature: 0.0,
-        max_tokens: Some(64),
+        max_tokens: Some(max_tokens),
         ignore_eos: true,
         logprobs: Some(5),
         prompt_logprobs: Some(0),
@@ -153,7 +160,7 @@ fn every_case_on_the_cpu() {
     let cases = golden_cases();
     assert_eq!(cases, listed(), "the folders there are, and those the manifest lists");
     for case in cases {
-        check(&case, Device::Cpu, usize::MAX);
+        check(&case, Device::Cpu, (usize::MAX, 64));
     }
 }
 
@@ -163,6 +170,15 @@ fn one_of_each_kind_on_the_reference() {
     let classics = ["bloom", "falcon_new_decoder", "gpt_neox", "gptj", "mpt_clip", "opt_post_norm"];
     let mixtures = ["qwen2_moe", "deepseek_v3"];
     for case in first.into_iter().chain(classics).chain(mixtures) {
-        check(case, Device::Reference, 33);
+        check(case, Device::Reference, (33, 64));
+    }
+}
+
+/// Prompts whole and in chunks; of the steps of one token, the first two are computed as prompts are, the last by a captured graph.
+#[test]
+fn every_case_on_cuda() {
+    use_cuda_device();
+    for case in golden_cases() {
+        check(&case, Device::Cuda(0), (17, 4));
     }
 }

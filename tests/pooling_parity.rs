@@ -11,7 +11,7 @@ use rustllm::core::{FinishReason, PoolingParams, PoolingTask};
 use rustllm::engine::{Device, Engine, EngineConfig, Pooled, PoolingRequest};
 use rustllm::ops::{DType, WeightFormat};
 use serde_json::Value;
-use support::{golden, numbers};
+use support::{golden, numbers, use_cuda_device};
 
 /// Of a value, relative to the length of the vector it is in.
 const TOLERANCE: f32 = 1e-5;
@@ -149,6 +149,25 @@ fn every_case_on_the_cpu_and_the_reference() {
             println!("{case} on {device:?}: {error:.1e}");
             assert!(error <= TOLERANCE, "{case} on {device:?}: {error:.1e}");
         }
+    }
+}
+
+/// Short prompts of every case.
+#[test]
+fn every_case_on_cuda() {
+    use_cuda_device();
+    for case in cases() {
+        let mut config = config(&case);
+        config.device = Device::Cuda(0);
+        // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
+        (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(24));
+        config.max_model_len = Some(24);
+        let mut prompts = prompts(&case);
+        prompts.retain(|prompt| prompt.ids.len() <= 24);
+        assert!(!prompts.is_empty(), "{case} has no short prompt");
+        let error = distance(&prompts, &run(&mut Engine::load(&config, None).unwrap(), requests(&prompts)));
+        println!("{case}: {error:.1e}");
+        assert!(error <= TOLERANCE, "{case}: {error:.1e}");
     }
 }
 

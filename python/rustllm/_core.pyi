@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "available_isas",
     "check_sampling_params",
+    "cuda_info",
     "default_num_threads",
     "selected_isa",
     "supported_architectures",
@@ -87,9 +88,13 @@ class ModelInfo:
     """What linear layers were quantized to, if they were."""
     kv_cache_dtype: str
     device: str
-    """`cpu` or `reference`."""
+    """`cpu`, `cuda` or `reference`."""
+    device_name: str
+    """What the device calls itself."""
+    why_not_cuda: str | None
+    """Why `device="auto"` is the CPU."""
     isa: str
-    """Instruction set of the kernels in use, for example `avx512`."""
+    """Instruction set of the kernels in use, for example `avx512` or `sm_90`."""
     num_threads: int
     vocab_size: int
     num_layers: int
@@ -158,7 +163,10 @@ class Engine:
         quantization: `int8` or `int4` to quantize linear layers while they are loaded.
         quantization_group_size: Columns that share a scale of `int4`: 32, 64 or 128; `None` for 32.
         quantization_symmetric: False for groups of `int4` with zero points.
-        device: `auto` or `cpu`; `reference` is the slow one that the kernels are tested against.
+        device: `auto`, `cpu`, `cuda` or `cuda:<number>`; `reference` is the slow one that the
+            kernels are tested against.
+        deterministic: On a GPU, whether answers may not depend on what they are batched with.
+        enforce_eager: On a GPU, capture no step as a graph.
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,
             or what the cache can hold if that is less.
         max_num_seqs: Sequences that may run at once.
@@ -167,7 +175,8 @@ class Engine:
         block_size: Tokens a key/value cache block holds; a multiple of 16.
         num_gpu_blocks_override: Number of cache blocks, whatever the memory.
         kv_cache_memory_bytes: Size of the cache; goes before `gpu_memory_utilization`.
-        gpu_memory_utilization: Share of the free memory the cache may take (on CPU: of free RAM).
+        gpu_memory_utilization: On CPU, the share of free RAM that the cache may take; on a GPU, the
+            share of its memory that weights, activations and cache may take.
         enable_prefix_caching: Keep finished blocks and reuse them for equal prefixes.
         scheduling_policy: `fcfs` or `priority` (lower values first).
         seed: Seed for requests that bring none.
@@ -178,6 +187,7 @@ class Engine:
         hf_overrides: JSON object whose fields replace those of `config.json`.
         eos_token_ids: End-of-sequence tokens; `None` for the model folder's.
         progress: Called with (bytes loaded, bytes in all) while weights load.
+        note: Called with lines for people: what a GPU's memory is planned for.
         kv_cache_dtype: `auto` (the weights'), `float32`, `float16`, `bfloat16` or `int8`.
         runner: `generate`, `pooling`, or `auto`: what the architecture is for; a folder with a
             sentence-transformers `modules.json` is to be pooled.
@@ -221,6 +231,9 @@ class Engine:
         runner: str = "auto",
         convert: str = "auto",
         pooler_config: str | None = None,
+        deterministic: bool = False,
+        enforce_eager: bool = False,
+        note: Callable[[str], None] | None = None,
     ) -> Engine: ...
     @property
     def model_info(self) -> ModelInfo:
@@ -316,6 +329,19 @@ def selected_isa() -> str:
 
     Raises:
         ValidationError: `RUSTLLM_ISA` names one that is unknown or that this machine lacks.
+    """
+
+def cuda_info() -> dict[str, Any]:
+    """What of CUDA this machine has, and which kernels the build has for it.
+
+    Starts nothing on a GPU. Libraries are looked for by name: see `rustllm.cuda_libraries`.
+
+    Returns:
+        `error`: why there is no driver to use, `None` where there is one; `cuda_version`: what the
+        driver supports, (major, minor) or `None`; `devices`: a dict of `name`,
+        `compute_capability` and `memory` (bytes) for each GPU; `kernel_architectures`: what
+        kernels are compiled for in this build, empty if it has their sources only; `cublas_lt`:
+        whether that library is found; `nvrtc`: the run-time compiler's (major, minor) or `None`.
     """
 
 def default_num_threads() -> int:

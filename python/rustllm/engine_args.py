@@ -83,7 +83,8 @@ class EngineArgs:
         block_size: Tokens that a block of the key/value cache holds.
         num_gpu_blocks_override: Number of cache blocks, whatever the memory.
         kv_cache_memory_bytes: Size of the cache, as a number or written `2GiB`.
-        gpu_memory_utilization: Share of the free memory the cache may take (on CPU: of RAM).
+        gpu_memory_utilization: On a GPU, the share of its memory that weights, activations and
+            cache may take; on CPU, the share of free RAM that the cache may take.
         enable_prefix_caching: Reuse the cache of equal prompt beginnings.
         enable_chunked_prefill: Prompts are always computed in chunks where they must be.
         scheduling_policy: `fcfs` or `priority`.
@@ -95,7 +96,11 @@ class EngineArgs:
             `vllm` for none (`rustllm` means the same), else a folder.
         override_generation_config: Sampling defaults that go before those.
         chat_template: Jinja source, or a file that holds it.
-        device: `auto`, `cpu`, or `reference` for the slow implementation kernels are tested with.
+        device: `auto` (a GPU where there is one that can be used, else the CPU), `cpu`, `cuda`,
+            `cuda:<number>`, or `reference` for the slow implementation kernels are tested with.
+        deterministic: On a GPU, whether answers may not depend on what they are batched with, at
+            some cost. On CPU they never do.
+        enforce_eager: On a GPU, launch every kernel by itself instead of capturing steps as graphs.
         num_threads: Compute threads; if not given, `OMP_NUM_THREADS`, else one for each core that
             the process may use.
         disable_log_stats: Leave out `RequestOutput.metrics`.
@@ -139,6 +144,8 @@ class EngineArgs:
     override_generation_config: dict[str, Any] = field(default_factory=dict)
     chat_template: str | None = None
     device: str = "auto"
+    deterministic: bool = False
+    enforce_eager: bool = False
     num_threads: int | None = None
     disable_log_stats: bool = False
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from rustllm._core import Engine
+from rustllm.cuda_libraries import has_cuda_driver, load_cuda_libraries
 from rustllm.engine_args import DEFAULT_MODEL, EngineArgs
 from rustllm.errors import ValidationError
 from rustllm.generation_config import default_sampling_fields, end_of_sequence_ids
 from rustllm.hub import resolve_model, resolve_tokenizer
 from rustllm.json_files import read_json_object
+from rustllm.logger import logger
 from rustllm.sampling_params import SamplingParams
 from rustllm.tokenizer import Tokenizer
 
@@ -89,8 +92,11 @@ def load_model(args: EngineArgs) -> LoadedModel:
     defaults = default_sampling_fields(args, folder)
     chat_template = _read_chat_template(args.chat_template)
     with _LoadingBar() as bar:
-        engine = _start_engine(args, folder, tokenizer, bar.progress)
-    max_model_len = engine.model_info.max_model_len
+        engine = _start_engine(args, folder, tokenizer, bar)
+    info = engine.model_info
+    if info.why_not_cuda is not None:
+        logger.info("device=auto is the CPU: %s", info.why_not_cuda)
+    max_model_len = info.max_model_len
     return LoadedModel(args, folder, engine, tokenizer, defaults, chat_template, max_model_len)
 
 
@@ -111,11 +117,13 @@ def _start_engine(
     args: EngineArgs,
     folder: Path,
     tokenizer: Tokenizer | None,
-    progress: Callable[[int, int], None] | None,
+    bar: _LoadingBar,
 ) -> Engine:
     overrides = None if args.hf_overrides is None else json.dumps(args.hf_overrides)
     pooler_config = None if args.pooler_config is None else json.dumps(args.pooler_config)
     quantization_options = args.quantization_config or {}
+    if args.device.startswith("cuda") or (args.device == "auto" and has_cuda_driver()):
+        load_cuda_libraries()
     return Engine(
         folder,
         runner=args.runner,
@@ -127,6 +135,8 @@ def _start_engine(
         quantization_symmetric=quantization_options.get("symmetric"),
         kv_cache_dtype=args.kv_cache_dtype,
         device=args.device,
+        deterministic=args.deterministic,
+        enforce_eager=args.enforce_eager,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=_size(args.max_num_batched_tokens),
@@ -142,7 +152,8 @@ def _start_engine(
         logprobs_mode=args.logprobs_mode,
         hf_overrides=overrides,
         eos_token_ids=end_of_sequence_ids(args, folder, tokenizer),
-        progress=progress,
+        progress=bar.progress,
+        note=bar.note,
     )
 
 
@@ -164,7 +175,9 @@ class _LoadingBar:
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self.progress = self._update if sys.stderr.isatty() else None
+        self.progress: Callable[[int, int], None] | None = (
+            self._update if sys.stderr.isatty() else None
+        )
 
     def __enter__(self) -> _LoadingBar:
         return self
@@ -172,6 +185,12 @@ class _LoadingBar:
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.close()
+
+    def note(self, line: str) -> None:
+        """Logs which device is used and what its memory is planned for; shows it on a terminal."""
+        logger.info(line)
+        if sys.stderr.isatty() and not logger.isEnabledFor(logging.INFO):
+            print(line, file=sys.stderr)
 
     def _update(self, done: int, total: int) -> None:
         if self._bar is None:

@@ -65,7 +65,6 @@ NEUTRAL: Final[Mapping[str, tuple[tuple[Any, ...], str]]] = {
 """Name: values that are accepted, and why no other is."""
 
 IGNORED: Final[Mapping[str, str]] = {
-    "enforce_eager": "nothing is captured or compiled when the engine starts",
     "compilation_config": "kernels are compiled when the wheel is built",
     "optimization_level": "kernels are compiled when the wheel is built",
     "cudagraph_capture_sizes": "nothing is captured when the engine starts",

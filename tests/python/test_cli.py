@@ -167,9 +167,9 @@ def test_a_traceback_comes_when_asked_for() -> None:
 
 
 def test_flags_of_vllm_without_effect_warn_once() -> None:
-    result = generate("Hello", "--max_tokens", "2", "--enforce-eager", "--swap-space", "4")
+    result = generate("Hello", "--max_tokens", "2", "--async-scheduling", "--swap-space", "4")
     assert result.returncode == 0
-    assert result.stderr.count("enforce_eager has no effect") == 1
+    assert result.stderr.count("async_scheduling has no effect") == 1
     assert result.stderr.count("swap_space has no effect") == 1
 
 
@@ -375,7 +375,8 @@ def test_doctor_tells_what_it_finds() -> None:
     assert findings["libraries"]["tokenizers"]
     assert findings["problems"] == []
     text = rustllm("doctor").stdout
-    assert "libcuda.so.1" in text
+    error = _core.cuda_info()["error"]
+    assert error is None or sum(error in line for line in text.splitlines()) == 1
     assert "LlamaForCausalLM" in text
 
 

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use rustllm::core::{FinishReason, SamplingParams};
@@ -40,8 +40,17 @@ pub struct Run {
     pub stats: EngineStats,
 }
 
+/// Puts the simulator in the place of the CUDA driver, unless `RUSTLLM_TEST_GPU` says that there is a GPU.
+pub fn use_cuda_device() {
+    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
+        rustllm_cuda_simulator::load();
+    }
+}
+
 pub fn golden(case: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/goldens").join(case)
+    // Where the tests run, if not where they were compiled.
+    let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);
+    root.join("tests/goldens").join(case)
 }
 
 /// Every folder with a model and its references, sorted.

@@ -31,7 +31,6 @@ _IGNORED_SWITCHES = frozenset(
         "disable_custom_all_reduce",
         "disable_log_requests",
         "enable_log_requests",
-        "enforce_eager",
         "use_tqdm_on_load",
     }
 )

@@ -1,6 +1,5 @@
 """`rustllm doctor`: what rustllm finds on this machine."""
 
-import ctypes
 import importlib.metadata
 import json
 import os
@@ -13,6 +12,7 @@ from typing import Any
 import rustllm
 from rustllm import _core
 from rustllm.cli.arguments import Parser
+from rustllm.cuda_libraries import load_cuda_libraries
 from rustllm.errors import RustllmError
 from rustllm.hub import default_model_folder
 
@@ -82,17 +82,26 @@ def _memory() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    driver = _first_line(Path("/sys/module/nvidia/version"))
-    try:
-        ctypes.CDLL("libcuda.so.1")
-        libcuda = True
-    except OSError:
-        libcuda = False
-    return {
-        "nvidia driver": driver,
-        "libcuda.so.1": "found" if libcuda else "not found",
-        "used": "no: this build has no CUDA backend yet, models run on the CPU",
+    load_cuda_libraries()
+    info = _core.cuda_info()
+    devices = {
+        f"device {ordinal}": f"{device['name']}, compute capability "
+        f"{_version(device['compute_capability'])}, {_gib(device['memory'])}"
+        for ordinal, device in enumerate(info["devices"])
     }
+    compiled = ", ".join(info["kernel_architectures"])
+    return {
+        "nvidia driver": _first_line(Path("/sys/module/nvidia/version")),
+        "cuda": info["error"] or _version(info["cuda_version"]),
+        **devices,
+        "kernels": compiled or "source only: NVRTC compiles them where they first run",
+        "cublasLt": "found" if info["cublas_lt"] else "not found",
+        "nvrtc": _version(info["nvrtc"]) if info["nvrtc"] else "not found",
+    }
+
+
+def _version(parts: tuple[int, int]) -> str:
+    return ".".join(map(str, parts))
 
 
 def _models(problems: list[str]) -> dict[str, Any]:

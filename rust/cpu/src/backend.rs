@@ -18,7 +18,7 @@ use crate::pack::{Layout, PackedWeight};
 use crate::pool::{Pool, default_num_threads};
 use crate::route::route_row;
 use crate::step::Step;
-use crate::view::{View, require_disjoint};
+use crate::view::View;
 use crate::{CpuError, Isa, attend, encoder_attend, linear, select_isa};
 
 /// The name of the backend.
@@ -202,7 +202,7 @@ impl Backend for CpuBackend {
 
     fn add_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
         check::same_shape("add_assign", x, y)?;
-        require_disjoint("add_assign", x, y)?;
+        check::disjoint("add_assign", x, y)?;
         let (to, from) = (self.view(x)?, self.view(y)?);
         // SAFETY: both rows exist and overlap in nothing or entirely; each is one task's.
         let add = |row| unsafe { (self.kernels.add_assign)(to.row(row), from.row(row), to.cols) };
@@ -211,7 +211,7 @@ impl Backend for CpuBackend {
 
     fn mul_assign(&self, x: &mut Tensor, y: &Tensor) -> Result<()> {
         check::same_shape("mul_assign", x, y)?;
-        require_disjoint("mul_assign", x, y)?;
+        check::disjoint("mul_assign", x, y)?;
         let (to, from) = (self.view(x)?, self.view(y)?);
         // SAFETY: as in `add_assign`.
         let multiply = |row| unsafe { (self.kernels.mul_assign)(to.row(row), from.row(row), to.cols) };
@@ -221,8 +221,8 @@ impl Backend for CpuBackend {
     fn add_rms_norm(&self, x: &Tensor, residual: &mut Tensor, weight: &Tensor, eps: f32) -> Result<Tensor> {
         check::same_shape("add_assign", residual, x)?;
         check::rms_norm(residual, weight)?;
-        require_disjoint("add_rms_norm", residual, x)?;
-        require_disjoint("add_rms_norm", residual, weight)?;
+        check::disjoint("add_rms_norm", residual, x)?;
+        check::disjoint("add_rms_norm", residual, weight)?;
         let (from, sum, weight) = (self.view(x)?, self.view(residual)?, self.view(weight)?);
         let mut step = self.step();
         let (result, to) = step.result(sum.rows, sum.cols)?;
@@ -244,9 +244,9 @@ impl Backend for CpuBackend {
     ) -> Result<Tensor> {
         check::same_shape("add_assign", residual, x)?;
         check::layer_norm(residual, weight, bias)?;
-        require_disjoint("add_layer_norm", residual, x)?;
-        require_disjoint("add_layer_norm", residual, weight)?;
-        bias.map_or(Ok(()), |bias| require_disjoint("add_layer_norm", residual, bias))?;
+        check::disjoint("add_layer_norm", residual, x)?;
+        check::disjoint("add_layer_norm", residual, weight)?;
+        bias.map_or(Ok(()), |bias| check::disjoint("add_layer_norm", residual, bias))?;
         let (from, sum) = (self.view(x)?, self.view(residual)?);
         let vectors = self.norm_vectors(weight, bias)?;
         let mut step = self.step();
@@ -262,8 +262,8 @@ impl Backend for CpuBackend {
     fn rotary(&self, x: &mut Tensor, rope: &RopeTable, positions: &Indices, head_dim: usize) -> Result<()> {
         check::rotary(x, rope, positions, head_dim)?;
         check::same_shape("rotary", &rope.cos, &rope.sin)?;
-        require_disjoint("rotary", x, &rope.cos)?;
-        require_disjoint("rotary", x, &rope.sin)?;
+        check::disjoint("rotary", x, &rope.cos)?;
+        check::disjoint("rotary", x, &rope.sin)?;
         let (to, cos, sin) = (self.view(x)?, self.view(&rope.cos)?, self.view(&rope.sin)?);
         let positions = positions.as_slice();
         self.step().for_rows(to.rows, to.cols, |row| {
@@ -280,7 +280,7 @@ impl Backend for CpuBackend {
 
     fn fill_heads(&self, x: &mut Tensor, part: &Tensor, head_dim: usize) -> Result<()> {
         check::fill_heads(x, part, head_dim)?;
-        require_disjoint("fill_heads", x, part)?;
+        check::disjoint("fill_heads", x, part)?;
         let (to, from) = (self.view(x)?, self.view(part)?);
         self.step().for_rows(to.rows, to.cols, |row| {
             // SAFETY: the rows exist and share no element; each is one task's.

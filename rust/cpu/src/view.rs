@@ -70,18 +70,3 @@ impl View {
         unsafe { std::slice::from_raw_parts_mut(self.row(row), self.cols) }
     }
 }
-
-/// `written` may be changed while `read` is read: they are one view, or share no element.
-pub(crate) fn require_disjoint(op: &'static str, written: &Tensor, read: &Tensor) -> Result<()> {
-    let apart = |a: &Tensor, b: &Tensor| {
-        let (a_col, b_col) = (a.offset() % a.row_stride().max(1), b.offset() % b.row_stride().max(1));
-        a.row_stride() == b.row_stride() && (a_col + a.cols() <= b_col || b_col + b.cols() <= a_col)
-    };
-    let one = written.offset() == read.offset() && written.row_stride() == read.row_stride();
-    let same_storage =
-        std::ptr::addr_eq(std::sync::Arc::as_ptr(written.storage()), std::sync::Arc::as_ptr(read.storage()));
-    if !same_storage || one || apart(written, read) {
-        return Ok(());
-    }
-    Err(Error::Shape { op, detail: "the operands overlap in memory".into() })
-}

@@ -27,6 +27,11 @@ pub struct EngineConfig {
     pub kv_cache_dtype: Option<KvCacheDType>,
     /// Where to compute.
     pub device: Device,
+    /// Whether a GPU computes each row in an order of its own, so that answers do not depend on what is batched together. On the
+    /// CPU they never do.
+    pub deterministic: bool,
+    /// Whether a GPU launches every kernel by itself, and captures no step as a graph.
+    pub enforce_eager: bool,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
     pub max_model_len: Option<usize>,
     /// Sequences that may run at once.
@@ -39,7 +44,8 @@ pub struct EngineConfig {
     pub num_gpu_blocks_override: Option<usize>,
     /// Bytes of the cache; goes before `gpu_memory_utilization`.
     pub kv_cache_memory_bytes: Option<u64>,
-    /// Share of the free memory that the cache may take once the weights are loaded.
+    /// Share of the host's free memory that the cache may take once the weights are loaded; of a GPU, the share of all its memory
+    /// that weights, activations and cache may take.
     pub gpu_memory_utilization: f64,
     /// Keep finished blocks and reuse them for equal prefixes.
     pub enable_prefix_caching: bool,
@@ -74,6 +80,8 @@ impl EngineConfig {
             quantization: None,
             kv_cache_dtype: None,
             device: Device::Auto,
+            deterministic: false,
+            enforce_eager: false,
             max_model_len: None,
             max_num_seqs: 128,
             max_num_batched_tokens: None,

@@ -7,13 +7,14 @@ use rustllm_core::{
 use rustllm_models::{LoadOptions, LoadedModel};
 use rustllm_ops::{Backend, KvCacheSpec, WeightFormat};
 
+use crate::decode_graphs::DecodeGraphs;
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
 use crate::pooling::{self, PoolingRunner};
 use crate::sampling::SamplingRunner;
 use crate::{
     EngineConfig, EngineError, EngineOutput, EngineRequest, EngineStats, InvalidArgument, Limits, PoolingLimits,
-    PoolingRequest, device,
+    PoolingRequest, device, profile,
 };
 
 /// What an engine has loaded, and the limits that follow.
@@ -27,6 +28,10 @@ pub struct ModelInfo {
     pub quantization: Option<WeightFormat>,
     /// Name of the device.
     pub device: &'static str,
+    /// What the device calls itself.
+    pub device_name: String,
+    /// Why `device="auto"` is the CPU.
+    pub why_not_cuda: Option<String>,
     /// Instruction set of the kernels in use.
     pub isa: String,
     /// Compute threads.
@@ -53,6 +58,24 @@ pub struct ModelInfo {
     pub embedding_size: Option<usize>,
 }
 
+/// Hears how a model is loaded.
+pub trait LoadListener {
+    /// `done` bytes of a checkpoint of `total` are loaded.
+    fn progress(&mut self, done: u64, total: u64);
+
+    /// A line for people: which device, and what its memory is planned for.
+    fn note(&mut self, line: &str);
+}
+
+/// For those who do not listen.
+struct Unheard;
+
+impl LoadListener for Unheard {
+    fn progress(&mut self, _done: u64, _total: u64) {}
+
+    fn note(&mut self, _line: &str) {}
+}
+
 /// A scheduler and a model, stepped by hand. [`EngineHandle`](crate::EngineHandle) steps one on a thread.
 #[derive(Debug)]
 pub struct Engine {
@@ -70,14 +93,19 @@ pub struct Engine {
 }
 
 impl Engine {
-    /// Opens the device, loads the model and reserves the cache. `progress` hears of (bytes loaded, bytes in all).
+    /// Opens the device, loads the model and reserves the cache. `listener` hears how it goes.
     ///
     /// # Errors
     /// Arguments out of range, a model that cannot be loaded, or too little memory.
-    pub fn load(config: &EngineConfig, progress: Option<&mut dyn FnMut(u64, u64)>) -> Result<Self, EngineError> {
+    pub fn load(config: &EngineConfig, listener: Option<&mut dyn LoadListener>) -> Result<Self, EngineError> {
         config.verify()?;
-        let device = device::open(config.device, config.num_threads)?;
-        let options = LoadOptions {
+        let mut unheard = Unheard;
+        let listener = listener.unwrap_or(&mut unheard);
+        let device = device::open(config)?;
+        if let Some(error) = device.why_not_cuda.as_ref().filter(|error| error.concerns_a_gpu()) {
+            listener.note(&format!("device=auto is the CPU: {error}"));
+        }
+        let mut options = LoadOptions {
             dtype: config.dtype,
             quantization: config.quantization,
             max_model_len: config.max_model_len,
@@ -85,8 +113,15 @@ impl Engine {
             runner: config.runner,
             convert: config.convert,
             pooler: config.pooler,
-            progress,
+            progress: None,
         };
+        if let Some(memory) = device.backend.device_memory()? {
+            let weights = rustllm_models::weight_bytes(&config.model, &options)?;
+            listener.note(&format!("{}: {}", device.name, memory::describe(config, memory, weights)));
+            memory::require_room(config, memory, weights)?;
+        }
+        let mut progress = |done, total| listener.progress(done, total);
+        options.progress = Some(&mut progress);
         let loaded = rustllm_models::load(&config.model, &*device.backend, options)?;
         let vocab_size = loaded.model.vocab_size() as u32;
         let eos_token_ids = config.eos_token_ids.clone().unwrap_or_else(|| loaded.eos_token_ids.clone());
@@ -97,7 +132,14 @@ impl Engine {
 
         let (scheduler_config, spec, block_bytes) = plan(config, &loaded, &*device.backend, &eos_token_ids)?;
         let (max_model_len, pooling) = (scheduler_config.max_model_len, pooling_limits(config, &loaded));
-        let kv_cache = device.backend.alloc_kv_cache(&spec)?;
+        if device.backend.device_memory()?.is_some() && !loaded.model.is_bidirectional() {
+            listener.note(&memory::describe_cache(&spec, block_bytes));
+        }
+        // A block more than the scheduler knows of, for the rows that fill a captured step up.
+        let spare = usize::from(device.backend.graphs().is_some());
+        let allocated = KvCacheSpec { num_blocks: spec.num_blocks + spare, ..spec.clone() };
+        let kv_cache = device.backend.alloc_kv_cache(&allocated)?;
+        let graphs = DecodeGraphs::new(max_model_len, &kv_cache, config.enforce_eager);
         let scheduler = Scheduler::new(scheduler_config)
             .map_err(|error| InvalidArgument::new(error.field, error.value, error.to_string()))?;
         let tasks = pooling.as_ref().map(|pooling| pooling.tasks.iter().map(|task| task.name()).collect());
@@ -106,6 +148,8 @@ impl Engine {
             dtype: loaded.dtype.name(),
             quantization: config.quantization,
             device: device.backend.name(),
+            device_name: device.name,
+            why_not_cuda: device.why_not_cuda.map(|error| error.to_string()),
             isa: device.isa,
             num_threads: device.num_threads,
             vocab_size,
@@ -123,7 +167,7 @@ impl Engine {
             Limits { vocab_size, max_model_len: info.max_model_len, max_logprobs: config.max_logprobs, pooling };
         let pooling = loaded.pooler.map(PoolingRunner::new);
         let sampling = SamplingRunner::new(eos_token_ids, config.logprobs_mode);
-        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, sampling, pooling);
+        let runner = ModelRunner::new(device.backend, loaded.model, kv_cache, graphs, sampling, pooling);
         Ok(Self {
             scheduler,
             runner,
@@ -345,6 +389,11 @@ fn plan(
     let mut spec = loaded.model.kv_cache_spec(config.block_size, 0, kv_cache_dtype);
     let block_bytes = backend.kv_cache_block_bytes(&spec);
     let step_tokens = config.step_tokens(loaded.longest_whole_prompt());
+    if backend.device_memory()?.is_some() {
+        let num_logits = if loaded.pooler.is_none() { config.max_num_seqs } else { 0 };
+        let sizes = (step_tokens, num_logits, loaded.max_model_len);
+        profile::run_largest_step(backend, &*loaded.model, &spec, sizes)?;
+    }
     let mut scheduler = SchedulerConfig {
         max_num_seqs: config.max_num_seqs,
         max_num_batched_tokens: step_tokens,
@@ -360,9 +409,9 @@ fn plan(
     if !loaded.model.is_bidirectional() {
         scheduler.block_size = config.block_size;
         scheduler.sliding_windows = spec.groups.iter().map(|group| group.kind.sliding_window).collect();
-        let (groups, available) = (scheduler.kv_cache_groups(), memory::available_memory());
+        let (groups, budget) = (scheduler.kv_cache_groups(), memory::budget(config, backend)?);
         (scheduler.num_blocks, scheduler.max_model_len) =
-            memory::plan(config, &groups, block_bytes, loaded.max_model_len, available)?;
+            memory::plan(config, &groups, block_bytes, loaded.max_model_len, budget)?;
         scheduler.enable_prefix_caching = config.enable_prefix_caching;
         scheduler.enable_chunked_prefill = true;
         spec.num_blocks = scheduler.num_blocks;

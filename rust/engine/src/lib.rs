@@ -10,7 +10,9 @@
 //!
 //! Token ids in; token ids, or what is made of a prompt, out: text is the caller's business.
 
+mod batch;
 mod config;
+mod decode_graphs;
 mod device;
 mod engine;
 mod error;
@@ -20,12 +22,13 @@ mod memory;
 mod model_runner;
 mod output;
 mod pooling;
+mod profile;
 pub mod sampler;
 mod sampling;
 
 pub use config::{EngineConfig, GIB};
 pub use device::Device;
-pub use engine::{Engine, ModelInfo};
+pub use engine::{Engine, LoadListener, ModelInfo};
 pub use error::{EngineError, InvalidArgument};
 pub use handle::EngineHandle;
 pub use limits::{Limits, PoolingLimits};

@@ -1,14 +1,15 @@
-use std::ops::Range;
 use std::sync::Arc;
 
-use rustllm_core::{BlockId, PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId, Sequence};
+use rustllm_core::{PoolingTask, Scheduler, SchedulerOutput, SeqId};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
-use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, KvCache, Result};
+use rustllm_ops::{AttentionMetadata, Backend, KvCache, Result};
 
 use crate::PromptLogprobs;
+use crate::batch::{self, Scheduled};
+use crate::decode_graphs::{Computes, DecodeGraphs};
 use crate::pooling::{NotFinite, Pooled, PoolingRunner};
 use crate::sampler::{SampleError, SampledToken};
-use crate::sampling::{ComputedStep, SamplingRunner};
+use crate::sampling::{Computed, ComputedStep, SamplingRunner};
 
 /// What the model made of one scheduled sequence.
 #[derive(Debug, Default)]
@@ -38,14 +39,10 @@ pub(crate) struct ModelRunner {
     backend: Arc<dyn Backend>,
     model: Box<dyn Model>,
     kv_cache: KvCache,
+    graphs: DecodeGraphs,
     sampling: SamplingRunner,
     /// For a model that is pooled.
     pooling: Option<PoolingRunner>,
-}
-
-/// The positions that a step computes.
-fn span(entry: &ScheduledSequence) -> Range<usize> {
-    entry.num_computed_tokens..entry.num_computed_tokens + entry.num_tokens
 }
 
 impl ModelRunner {
@@ -53,32 +50,40 @@ impl ModelRunner {
         backend: Arc<dyn Backend>,
         model: Box<dyn Model>,
         kv_cache: KvCache,
+        graphs: DecodeGraphs,
         sampling: SamplingRunner,
         pooling: Option<PoolingRunner>,
     ) -> Self {
-        Self { backend, model, kv_cache, sampling, pooling }
+        Self { backend, model, kv_cache, graphs, sampling, pooling }
     }
 
     /// Computes a step. Returns an entry for each scheduled sequence, in order.
     pub fn execute(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Vec<SampledRow>> {
-        let scheduled: Vec<(&ScheduledSequence, &Sequence)> = output
+        let scheduled: Vec<Scheduled<'_>> = output
             .sequences
             .iter()
             .map(|entry| (entry, scheduler.sequence(entry.seq_id).expect("the scheduler knows what it scheduled")))
             .collect();
-        let batch = self.batch(&scheduled)?;
-        let context = ForwardContext { backend: &*self.backend, batch: &batch, kv_cache: &self.kv_cache };
-        let hidden = self.model.forward(&context)?;
-
         let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
+        let (backend, model) = (&*self.backend, &*self.model);
+        let computes = Computes { backend, model, kv_cache: &self.kv_cache };
+        if let Some(predictions) = self.graphs.predict(computes, &scheduled)? {
+            let starts: Vec<u32> = (0..=scheduled.len() as u32).collect();
+            let computed = Computed::Predictions(&predictions);
+            let step = ComputedStep { backend, model, computed, starts: &starts, scheduled: &scheduled };
+            self.sampling.run(&step, &mut rows)?;
+            return Ok(rows);
+        }
+        let batch = self.batch(&scheduled)?;
+        let hidden = model.forward(&ForwardContext { backend, batch: &batch, kv_cache: &self.kv_cache })?;
         let starts = batch.attention.query_start_loc.as_slice();
         if let Some(pooling) = &mut self.pooling {
-            let pooled = pooling.pool(&*self.backend, &hidden, starts, &scheduled)?;
+            let pooled = pooling.pool(backend, &hidden, starts, &scheduled)?;
             rows.iter_mut().zip(pooled).for_each(|(row, pooled)| row.pooled = pooled);
             return Ok(rows);
         }
-        let (backend, model) = (&*self.backend, &*self.model);
-        let step = ComputedStep { backend, model, hidden: &hidden, starts, scheduled: &scheduled };
+        let computed = Computed::Hidden(&hidden);
+        let step = ComputedStep { backend, model, computed, starts, scheduled: &scheduled };
         self.sampling.run(&step, &mut rows)?;
         Ok(rows)
     }
@@ -96,66 +101,20 @@ impl ModelRunner {
         }
     }
 
-    /// The flat ragged batch: see [`AttentionMetadata`] for its picture.
-    fn batch(&self, scheduled: &[(&ScheduledSequence, &Sequence)]) -> Result<ForwardBatch> {
+    /// The batch of a step that no graph computes.
+    fn batch(&self, scheduled: &[Scheduled<'_>]) -> Result<ForwardBatch> {
         if self.model.is_bidirectional() {
             return self.whole_prompts(scheduled);
         }
-        let num_tokens = scheduled.iter().map(|(entry, _)| entry.num_tokens).sum();
-        let mut token_ids = Vec::with_capacity(num_tokens);
-        let mut positions = Vec::with_capacity(num_tokens);
-        let mut query_start_loc = Vec::with_capacity(scheduled.len() + 1);
-        let mut seq_lens = Vec::with_capacity(scheduled.len());
-        query_start_loc.push(0);
-        for (entry, sequence) in scheduled {
-            let span = span(entry);
-            token_ids.extend_from_slice(&sequence.token_ids()[span.clone()]);
-            seq_lens.push(span.end as u32);
-            positions.extend(span.map(|position| position as u32));
-            query_start_loc.push(token_ids.len() as u32);
-        }
-        let groups = 0..self.kv_cache.spec().groups.len();
-        Ok(ForwardBatch {
-            token_ids: self.backend.indices(token_ids)?,
-            token_type_ids: None,
-            attention: AttentionMetadata {
-                positions: self.backend.indices(positions)?,
-                query_start_loc: self.backend.indices(query_start_loc)?,
-                seq_lens: self.backend.indices(seq_lens)?,
-                groups: groups.map(|group| self.group_metadata(scheduled, group, num_tokens)).collect::<Result<_>>()?,
-            },
-        })
-    }
-
-    /// Where a group of layers keeps the keys and values of the batch.
-    fn group_metadata(
-        &self,
-        scheduled: &[(&ScheduledSequence, &Sequence)],
-        group: usize,
-        num_tokens: usize,
-    ) -> Result<GroupMetadata> {
-        let block_size = self.kv_cache.spec().block_size;
-        let used = |entry: &ScheduledSequence| span(entry).end.div_ceil(block_size);
-        let max_blocks_per_seq = scheduled.iter().map(|(entry, _)| used(entry)).max().unwrap_or(0);
-        let mut slot_mapping = Vec::with_capacity(num_tokens);
-        let mut block_table = Vec::with_capacity(scheduled.len() * max_blocks_per_seq);
-        for (entry, sequence) in scheduled {
-            let first = block_table.len();
-            block_table.extend(sequence.block_table().group(group).take(used(entry)).map(|block| block.0));
-            slot_mapping.extend(span(entry).map(|position| {
-                block_table[first + position / block_size] * block_size as u32 + (position % block_size) as u32
-            }));
-            block_table.resize(first + max_blocks_per_seq, BlockId::NULL.0);
-        }
-        Ok(GroupMetadata {
-            slot_mapping: self.backend.indices(slot_mapping)?,
-            block_table: self.backend.indices(block_table)?,
-            max_blocks_per_seq,
-        })
+        let spec = self.kv_cache.spec();
+        let max_blocks_per_seq = batch::max_blocks(scheduled, spec.block_size);
+        let lists = batch::lists(scheduled, spec, max_blocks_per_seq).into_iter();
+        let lists = lists.map(|list| self.backend.indices(list)).collect::<Result<_>>()?;
+        Ok(batch::forward_batch(lists, max_blocks_per_seq))
     }
 
     /// The batch of a model that reads whole prompts, and has no cache for slots and blocks to be in.
-    fn whole_prompts(&self, scheduled: &[(&ScheduledSequence, &Sequence)]) -> Result<ForwardBatch> {
+    fn whole_prompts(&self, scheduled: &[Scheduled<'_>]) -> Result<ForwardBatch> {
         let (mut token_ids, mut types, mut positions) = (Vec::new(), Vec::new(), Vec::new());
         let (mut query_start_loc, mut seq_lens) = (vec![0], Vec::with_capacity(scheduled.len()));
         for (entry, sequence) in scheduled {

@@ -13,33 +13,60 @@ use std::collections::HashMap;
 use std::mem;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use rustllm_core::{ScheduledSequence, SeqId, Sequence};
+use rustllm_core::{SeqId, Sequence};
 use rustllm_models::Model;
 use rustllm_ops::{Backend, Predictions, Result, Tensor};
 
 use crate::PromptLogprobs;
+use crate::batch::Scheduled;
 use crate::model_runner::SampledRow;
 use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput};
 
 /// Rows of logits held at once for prompt logprobs: a prompt of any length needs no more memory than this many.
 const PROMPT_LOGPROBS_ROWS: usize = 32;
 
-/// A step's hidden states, and whose rows they are.
+/// What the model made of a step.
+#[derive(Clone, Copy)]
+pub(crate) enum Computed<'a> {
+    /// Hidden states of every row.
+    Hidden(&'a Tensor),
+    /// Logits and argmax of every row: of a step that was captured with its output projection.
+    Predictions(&'a Predictions),
+}
+
+/// What the model made of a step, and whose rows they are.
 #[derive(Clone, Copy)]
 pub(crate) struct ComputedStep<'a> {
     pub backend: &'a dyn Backend,
     pub model: &'a dyn Model,
-    pub hidden: &'a Tensor,
+    pub computed: Computed<'a>,
     /// The first row of each sequence, then the number of rows.
     pub starts: &'a [u32],
-    pub scheduled: &'a [(&'a ScheduledSequence, &'a Sequence)],
+    pub scheduled: &'a [Scheduled<'a>],
 }
 
 impl ComputedStep<'_> {
     /// Logits of the first `num_logits` of some rows of the batch, the likeliest token of the others.
     fn predict(&self, rows: Vec<u32>, num_logits: usize) -> Result<Predictions> {
-        let rows = self.backend.gather_rows(self.hidden, &self.backend.indices(rows)?)?;
-        self.model.predict(self.backend, &rows, num_logits)
+        match self.computed {
+            Computed::Hidden(hidden) => self.model.predict(self.backend, &self.pick(hidden, &rows)?, num_logits),
+            Computed::Predictions(all) => {
+                let (with_logits, others) = rows.split_at(num_logits);
+                Ok(Predictions {
+                    logits: self.pick(&all.logits, with_logits)?,
+                    argmax: self.pick(&all.argmax, others)?,
+                })
+            }
+        }
+    }
+
+    /// Some rows of a tensor: a view where they are neighbours.
+    fn pick(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+        let first = rows.first().copied().unwrap_or(0);
+        match rows.iter().copied().eq(first..first + rows.len() as u32) {
+            true => x.row_range(first as usize, rows.len()),
+            false => self.backend.gather_rows(x, &self.backend.indices(rows.to_vec())?),
+        }
     }
 
     /// The row of a sequence's last token.

@@ -145,6 +145,12 @@ impl Checkpoint {
         self.tensors.values().map(|entry| entry.range.len() as u64).sum()
     }
 
+    /// Elements of all matrices.
+    pub(crate) fn num_matrix_elements(&self) -> u64 {
+        let matrices = self.tensors.values().filter(|entry| entry.shape.len() >= 2);
+        matrices.map(|entry| entry.shape.iter().product::<usize>() as u64).sum()
+    }
+
     /// The element type most of the weights' bytes have; `F32` for a checkpoint without any.
     pub(crate) fn dtype(&self) -> DType {
         let bytes_of = |dtype: DType| -> usize {

@@ -57,7 +57,7 @@ pub use config::{
     Multipliers, NormConfig, NormKind, PerLayerInputConfig, QkNorm, SharedExpertConfig,
 };
 pub use error::LoadError;
-pub use load::load;
+pub use load::{load, weight_bytes};
 pub use model::{ForwardBatch, ForwardContext, Model};
 pub use pooler::{Finish, PooledOutput, Pooler, Reduction};
 pub use registry::supported_architectures;

@@ -41,6 +41,29 @@ pub fn load(dir: &Path, backend: &dyn Backend, options: LoadOptions<'_>) -> Resu
     }
 }
 
+/// Bytes that the weights in `dir` take at least, in the element type and format they would be loaded with: known from the
+/// headers of the files, before anything is loaded.
+///
+/// # Errors
+/// [`LoadError`] for a folder without a readable configuration or checkpoint.
+pub fn weight_bytes(dir: &Path, options: &LoadOptions<'_>) -> Result<u64> {
+    let modules = SentenceTransformer::read(dir)?;
+    let root = modules.as_ref().map_or(dir, |modules| &modules.transformer);
+    let fields = config::read_fields(root, &options.hf_overrides)?;
+    let checkpoint = Checkpoint::open(root)?;
+    let dtype = match options.dtype {
+        Some(dtype) => dtype,
+        None => config::families::dtype(&fields)?.unwrap_or_else(|| checkpoint.dtype()),
+    };
+    let bits = match options.quantization {
+        None => 8 * dtype.size() as u64,
+        Some(WeightFormat::Int8) => 8,
+        Some(WeightFormat::Int4 { .. }) => 4,
+        Some(WeightFormat::Dense(dtype)) => 8 * dtype.size() as u64,
+    };
+    Ok(checkpoint.num_matrix_elements() * bits / 8)
+}
+
 /// A model folder's descriptions.
 struct Folder<'a> {
     dir: &'a Path,

@@ -13,8 +13,7 @@ use crate::layers::{Encoder, Head};
 use crate::loader::Loader;
 use crate::{
     LoadError, Model, ModelConfig, albert, bert, bloom, cohere, deberta, deepseek, distilbert, falcon, gemma2, gemma4,
-    glm4,
-    gpt_neox, gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
+    glm4, gpt_neox, gpt_oss, gpt2, gptj, llama, modernbert, mpnet, mpt, nomic_bert, olmo2, opt, phi, starcoder2,
 };
 
 type ReadConfig = fn(&Fields, &'static str) -> Result<ModelConfig, LoadError>;

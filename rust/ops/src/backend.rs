@@ -1,9 +1,9 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, HostMatrix, Indices, KvCache,
-    KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor, Weight,
-    WeightFormat, check,
+    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
+    KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor,
+    Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -23,6 +23,15 @@ pub enum Activation {
     Tanh,
 }
 
+/// Memory of a device that has its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// Bytes nobody uses.
+    pub free: u64,
+    /// Bytes in all.
+    pub total: u64,
+}
+
 /// A device a model runs on: memory, weights and about twenty coarse ops.
 ///
 /// [`ReferenceBackend`](crate::ReferenceBackend) defines what each op means; the conformance table holds the others
@@ -40,6 +49,19 @@ pub trait Backend: Debug + Send + Sync {
     fn supports(&self, format: WeightFormat) -> bool;
 
     // -- memory -------------------------------------------------------------------------------------------------
+
+    /// The device's memory; `None` where it is the host's.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn device_memory(&self) -> Result<Option<DeviceMemory>> {
+        Ok(None)
+    }
+
+    /// The device's way of recording work, if it has one.
+    fn graphs(&self) -> Option<&dyn Graphs> {
+        None
+    }
 
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
     /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.
@@ -311,8 +333,8 @@ pub trait Backend: Debug + Send + Sync {
         if let Some(cap) = params.soft_cap {
             self.soft_cap(&mut all, cap)?;
         }
-        let rows = |from: usize, to: usize| self.gather_rows(&all, &self.indices((from as u32..to as u32).collect())?);
-        Ok(Predictions { logits: rows(0, num_logits)?, argmax: self.argmax(&rows(num_logits, hidden.rows())?)? })
+        let others = all.row_range(num_logits, hidden.rows() - num_logits)?;
+        Ok(Predictions { logits: all.row_range(0, num_logits)?, argmax: self.argmax(&others)? })
     }
 
     /// `x = cap * tanh(x / cap)`, elementwise, in place.

@@ -1,5 +1,8 @@
 //! The operand checks every backend makes before it computes: one rule, one message.
 
+use std::ptr;
+use std::sync::Arc;
+
 use crate::{
     AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, Error, Expert, ExpertGroups,
     GroupMetadata, HostMatrix, Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor,
@@ -97,6 +100,20 @@ pub fn same_shape(op: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
     require(x.rows() == y.rows() && x.cols() == y.cols(), op, || {
         format!("[{}, {}] and [{}, {}]", x.rows(), x.cols(), y.rows(), y.cols())
     })
+}
+
+/// `written` may be changed while `read` is read: they are one view, or share no element.
+///
+/// # Errors
+/// [`Error::Shape`] where they overlap otherwise.
+pub fn disjoint(op: &'static str, written: &Tensor, read: &Tensor) -> Result<()> {
+    let apart = |a: &Tensor, b: &Tensor| {
+        let (a_col, b_col) = (a.offset() % a.row_stride().max(1), b.offset() % b.row_stride().max(1));
+        a.row_stride() == b.row_stride() && (a_col + a.cols() <= b_col || b_col + b.cols() <= a_col)
+    };
+    let one = written.offset() == read.offset() && written.row_stride() == read.row_stride();
+    let same_storage = ptr::addr_eq(Arc::as_ptr(written.storage()), Arc::as_ptr(read.storage()));
+    require(!same_storage || one || apart(written, read), op, || "the operands overlap in memory".into())
 }
 
 /// Heads fill the rows, every row has a position and the table reaches it.

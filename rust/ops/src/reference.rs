@@ -61,7 +61,9 @@ fn downcast<T: Any>(storage: &Arc<dyn Storage>) -> Result<&T> {
 
 /// The candle tensor a view stands for, `[rows, cols]`.
 fn candle(x: &Tensor) -> Result<Candle> {
-    Ok(downcast::<Matrix>(x.storage())?.0.narrow(1, x.offset(), x.cols())?)
+    let all = &downcast::<Matrix>(x.storage())?.0;
+    let width = all.dims2()?.1;
+    Ok(all.narrow(0, x.offset() / width, x.rows())?.narrow(1, x.offset() % width, x.cols())?)
 }
 
 fn wrap(x: Candle) -> Result<Tensor> {

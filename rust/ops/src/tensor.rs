@@ -66,6 +66,23 @@ impl Tensor {
         &self.storage
     }
 
+    /// The view of rows `start .. start + len`, sharing storage.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the range leaves the matrix.
+    pub fn row_range(&self, start: usize, len: usize) -> Result<Self> {
+        if start.checked_add(len).is_none_or(|end| end > self.rows) {
+            let detail = format!("rows {start}..{start}+{len} of a matrix with {} rows", self.rows);
+            return Err(Error::Shape { op: "row_range", detail });
+        }
+        Ok(Self { offset: self.offset + start * self.row_stride, rows: len, ..self.clone() })
+    }
+
+    /// The same view of other storage. For backends.
+    pub fn with_storage(&self, storage: Arc<dyn Storage>) -> Self {
+        Self { storage, ..self.clone() }
+    }
+
     /// The view of columns `start .. start + len`, sharing storage.
     ///
     /// # Errors

@@ -10,6 +10,7 @@ use rustllm_core::{FinishReason, SchedulingPolicy};
 use rustllm_engine::sampler::TokenLogprob;
 use rustllm_engine::{
     Engine as CoreEngine, EngineConfig, EngineHandle, EngineOutput as CoreOutput, EngineRequest, InvalidArgument,
+    LoadListener,
 };
 use serde_json::{Map, Value};
 
@@ -61,6 +62,8 @@ pub(crate) struct ModelInfo {
     quantization: Option<String>,
     kv_cache_dtype: &'static str,
     device: &'static str,
+    device_name: String,
+    why_not_cuda: Option<String>,
     isa: String,
     num_threads: usize,
     vocab_size: u32,
@@ -84,6 +87,31 @@ pub(crate) struct Engine {
     handle: EngineHandle,
 }
 
+/// Python functions that hear how a model is loaded. What they raise is reported as unraisable: it is not the load's failure.
+struct LoadCallbacks {
+    progress: Option<Py<PyAny>>,
+    note: Option<Py<PyAny>>,
+}
+
+impl LoadListener for LoadCallbacks {
+    fn progress(&mut self, done: u64, total: u64) {
+        call(self.progress.as_ref(), |py, callback| callback.call1(py, (done, total)));
+    }
+
+    fn note(&mut self, line: &str) {
+        call(self.note.as_ref(), |py, callback| callback.call1(py, (line,)));
+    }
+}
+
+fn call(callback: Option<&Py<PyAny>>, with: impl FnOnce(Python<'_>, &Py<PyAny>) -> PyResult<Py<PyAny>>) {
+    let Some(callback) = callback else { return };
+    Python::attach(|py| {
+        if let Err(error) = with(py, callback) {
+            error.write_unraisable(py, Some(callback.bind(py)));
+        }
+    });
+}
+
 /// (request id, prompt token ids, params, priority, cache salt)
 type RequestTuple<'py> =
     (Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>, Option<Bound<'py, PyAny>>);
@@ -98,7 +126,7 @@ impl Engine {
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
         eos_token_ids = None, progress = None, kv_cache_dtype = "auto", runner = "auto", convert = "auto",
-        pooler_config = None,
+        pooler_config = None, deterministic = false, enforce_eager = false, note = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments of a Python class")]
     fn new(
@@ -129,6 +157,9 @@ impl Engine {
         runner: &str,
         convert: &str,
         pooler_config: Option<&str>,
+        deterministic: bool,
+        enforce_eager: bool,
+        note: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let invalid = |error: InvalidArgument| errors::invalid(py, &error, None);
         let config = EngineConfig {
@@ -142,6 +173,8 @@ impl Engine {
             .map_err(invalid)?,
             kv_cache_dtype: parse_kv_cache_dtype(kv_cache_dtype).map_err(invalid)?,
             device: device.parse().map_err(invalid)?,
+            deterministic,
+            enforce_eager,
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,
@@ -163,20 +196,9 @@ impl Engine {
             convert: convert.parse().map_err(|error| invalid(InvalidArgument::new("convert", convert, error)))?,
             pooler: EngineConfig::parse_pooler_config(pooler_config).map_err(invalid)?,
         };
-        let mut report = progress.map(|callback| {
-            move |done: u64, total: u64| {
-                Python::attach(|py| {
-                    if let Err(error) = callback.call1(py, (done, total)) {
-                        error.write_unraisable(py, Some(callback.bind(py)));
-                    }
-                });
-            }
-        });
+        let mut callbacks = LoadCallbacks { progress, note };
         let handle = py
-            .detach(|| {
-                let progress = report.as_mut().map(|report| report as &mut dyn FnMut(u64, u64));
-                EngineHandle::start(CoreEngine::load(&config, progress)?)
-            })
+            .detach(|| EngineHandle::start(CoreEngine::load(&config, Some(&mut callbacks))?))
             .map_err(|error| errors::engine(py, &error))?;
         Ok(Self { handle })
     }
@@ -191,6 +213,8 @@ impl Engine {
             quantization: info.quantization.map(|format| format.to_string()),
             kv_cache_dtype: info.kv_cache.dtype.name(),
             device: info.device,
+            device_name: info.device_name.clone(),
+            why_not_cuda: info.why_not_cuda.clone(),
             isa: info.isa.clone(),
             num_threads: info.num_threads,
             vocab_size: info.vocab_size,

@@ -1,5 +1,6 @@
 //! `rustllm._core`: the engine as Python sees it. `python/rustllm/_core.pyi` documents every name here.
 
+mod cuda;
 mod engine;
 mod errors;
 mod pooling;
@@ -10,6 +11,8 @@ use rustllm_cpu as cpu;
 
 #[pymodule]
 mod _core {
+    #[pymodule_export]
+    use super::cuda::cuda_info;
     #[pymodule_export]
     use super::engine::{Engine, EngineOutput, EngineStats, ModelInfo};
     #[pymodule_export]

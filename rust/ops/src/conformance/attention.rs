@@ -2,8 +2,8 @@
 
 use super::{Case, numbers, random_tensor, rows_of};
 use crate::{
-    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec, Result,
-    Tensor, check,
+    AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec,
+    Result, Tensor, check,
 };
 
 /// A batch of sequences over a paged cache: for each, the tokens cached before this step and those of this step.

@@ -239,7 +239,7 @@ fn activation(fields: &Fields, name: &str, default: &str) -> Result<Activation> 
 }
 
 /// The checkpoint's element type: `dtype` (transformers 5) or `torch_dtype` (transformers 4).
-fn dtype(fields: &Fields) -> Result<Option<DType>> {
+pub(crate) fn dtype(fields: &Fields) -> Result<Option<DType>> {
     let name = if fields.get("dtype").is_some() { "dtype" } else { "torch_dtype" };
     let parse = |text: &str| text.strip_prefix("torch.").unwrap_or(text).parse();
     fields.text(name)?.map(parse).transpose().map_err(|_: String| fields.invalid(name, "float32, float16 or bfloat16"))

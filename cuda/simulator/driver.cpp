@@ -1,0 +1,254 @@
+// A libcuda.so.1 whose device is the processor: tests load it in the driver's place, and what they test is the launch code as
+// it is, with its copies, streams and graphs.
+//
+// Device memory is host memory; every allocation starts as NaN and ends at a page nobody may touch, so that a kernel that
+// reads or writes past the end stops the test. Work on a stream runs at once; while a stream captures it is recorded with
+// the values of its arguments, and runs whenever the graph is launched. Functions that are not here are missing symbols.
+#include "shim.hpp"
+
+#include <functional>
+#include <memory>
+#include <mutex>
+
+#define API extern "C" __attribute__((visibility("default"))) int
+
+namespace {
+
+// CUresult, as cuda.h numbers them.
+enum : int {
+  kSuccess = 0,
+  kInvalidValue = 1,
+  kOutOfMemory = 2,
+  kInvalidDevice = 101,
+  kNotFound = 500,
+  kCaptureUnsupported = 900,
+};
+
+using Address = unsigned long long;
+constexpr size_t kPage = 4096;
+constexpr size_t kDeviceBytes = size_t(8) << 30;
+
+struct Graph {
+  std::vector<std::function<int()>> work;
+};
+
+struct Stream {
+  std::unique_ptr<Graph> capture;
+};
+
+struct Allocation {
+  char* mapping;
+  size_t mapping_bytes, bytes;
+};
+
+std::mutex memory_lock;
+std::map<Address, Allocation> memory;
+size_t bytes_used = 0;
+thread_local void* current_context = nullptr;
+int the_context;
+
+uint64_t schedule_of_environment() {
+  const char* text = std::getenv("RUSTLLM_SIMULATOR_SCHEDULE");
+  return text ? std::strtoull(text, nullptr, 10) : 0;
+}
+
+thread_local uint64_t schedule = schedule_of_environment();
+
+bool is_allocated(Address address, size_t bytes) {
+  std::lock_guard<std::mutex> held(memory_lock);
+  auto next = memory.upper_bound(address);
+  if (next == memory.begin()) return false;
+  --next;
+  return address + bytes <= next->first + next->second.bytes;
+}
+
+int submit(void* stream, std::function<int()> work) {
+  auto* s = static_cast<Stream*>(stream);
+  if (!s || !s->capture) return work();
+  s->capture->work.push_back(std::move(work));
+  return kSuccess;
+}
+
+bool captures(void* stream) { return stream && static_cast<Stream*>(stream)->capture; }
+
+}  // namespace
+
+// -- what only tests call -------------------------------------------------------------------------------------------
+
+extern "C" __attribute__((visibility("default"))) void simulator_set_schedule(uint64_t value) { schedule = value; }
+
+// The sizes of a kernel's arguments. Returns how many there are, or -1 if there is no such kernel.
+API simulator_arguments(const char* name, size_t* bytes, int capacity) {
+  auto found = simulator::kernels().find(name);
+  if (found == simulator::kernels().end()) return -1;
+  const auto& sizes = found->second.argument_bytes;
+  for (int i = 0; i < capacity && i < int(sizes.size()); ++i) bytes[i] = sizes[i];
+  return int(sizes.size());
+}
+
+// The name of kernel `index` in the order of the alphabet; null past the last.
+extern "C" __attribute__((visibility("default"))) const char* simulator_kernel(size_t index) {
+  if (index >= simulator::kernels().size()) return nullptr;
+  return std::next(simulator::kernels().begin(), long(index))->first.c_str();
+}
+
+// -- devices and contexts -------------------------------------------------------------------------------------------
+
+API cuInit(unsigned) { return kSuccess; }
+API cuDriverGetVersion(int* version) { return *version = 13000, kSuccess; }
+API cuDeviceGetCount(int* count) { return *count = 1, kSuccess; }
+API cuDeviceGet(int* device, int ordinal) { return *device = ordinal, ordinal == 0 ? kSuccess : kInvalidDevice; }
+API cuDeviceGetName(char* name, int capacity, int) { return std::snprintf(name, capacity, "CUDA simulator"), kSuccess; }
+API cuDeviceTotalMem_v2(size_t* bytes, int) { return *bytes = kDeviceBytes, kSuccess; }
+API cuDeviceGetAttribute(int* value, int attribute, int) {
+  switch (attribute) {
+    case 1: *value = 1024; break;     // threads of a block
+    case 10: *value = 32; break;      // lanes of a warp
+    case 16: *value = 4; break;       // multiprocessors
+    case 75: *value = 8; break;       // compute capability: what the simulator can run is that of sm_80
+    case 76: *value = 0; break;
+    case 97: *value = 166912; break;  // shared memory of a block that asks for it, as on sm_80
+    default: *value = 0;
+  }
+  return kSuccess;
+}
+API cuDevicePrimaryCtxRetain(void** context, int) { return *context = &the_context, kSuccess; }
+API cuDevicePrimaryCtxRelease_v2(int) { return kSuccess; }
+API cuCtxSetCurrent(void* context) { return current_context = context, kSuccess; }
+API cuCtxGetCurrent(void** context) { return *context = current_context, kSuccess; }
+API cuCtxSynchronize() { return kSuccess; }
+API cuGetErrorName(int error, const char** name) {
+  switch (error) {
+    case kInvalidValue: *name = "CUDA_ERROR_INVALID_VALUE"; break;
+    case kOutOfMemory: *name = "CUDA_ERROR_OUT_OF_MEMORY"; break;
+    case kNotFound: *name = "CUDA_ERROR_NOT_FOUND"; break;
+    case kCaptureUnsupported: *name = "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"; break;
+    default: *name = "CUDA_ERROR_UNKNOWN";
+  }
+  return kSuccess;
+}
+API cuGetErrorString(int, const char** text) { return *text = "the simulator refused the call", kSuccess; }
+
+// -- streams and events ---------------------------------------------------------------------------------------------
+
+API cuStreamCreate(void** stream, unsigned) { return *stream = new Stream, kSuccess; }
+API cuStreamDestroy_v2(void* stream) { return delete static_cast<Stream*>(stream), kSuccess; }
+API cuStreamSynchronize(void* stream) { return captures(stream) ? kCaptureUnsupported : kSuccess; }
+API cuStreamWaitEvent(void*, void*, unsigned) { return kSuccess; }
+API cuEventCreate(void** event, unsigned) { return *event = new int, kSuccess; }
+API cuEventDestroy_v2(void* event) { return delete static_cast<int*>(event), kSuccess; }
+API cuEventRecord(void*, void*) { return kSuccess; }
+API cuEventSynchronize(void*) { return kSuccess; }
+API cuEventQuery(void*) { return kSuccess; }
+API cuEventElapsedTime_v2(float* milliseconds, void*, void*) { return *milliseconds = 1.0f, kSuccess; }
+
+// -- memory ---------------------------------------------------------------------------------------------------------
+
+API cuMemGetInfo_v2(size_t* free_bytes, size_t* total) {
+  std::lock_guard<std::mutex> held(memory_lock);
+  *total = kDeviceBytes;
+  *free_bytes = kDeviceBytes - std::min(bytes_used, kDeviceBytes);
+  return kSuccess;
+}
+API cuMemAlloc_v2(Address* address, size_t bytes) {
+  if (bytes == 0) return kInvalidValue;
+  std::lock_guard<std::mutex> held(memory_lock);
+  if (bytes > kDeviceBytes - std::min(bytes_used, kDeviceBytes)) return kOutOfMemory;
+  const size_t body = (bytes + kPage - 1) / kPage * kPage;
+  auto* mapping = static_cast<char*>(
+      mmap(nullptr, body + kPage, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
+  if (mapping == MAP_FAILED) return kOutOfMemory;
+  mprotect(mapping + body, kPage, PROT_NONE);
+  // Large allocations are pools: poisoning them would touch gigabytes that a test never uses.
+  if (bytes <= (size_t(64) << 20)) std::memset(mapping, 0xFF, body);
+  *address = reinterpret_cast<Address>(mapping + body - (bytes + 255) / 256 * 256);
+  memory[*address] = {mapping, body + kPage, bytes};
+  bytes_used += bytes;
+  return kSuccess;
+}
+API cuMemFree_v2(Address address) {
+  std::lock_guard<std::mutex> held(memory_lock);
+  auto found = memory.find(address);
+  if (found == memory.end()) return kInvalidValue;
+  munmap(found->second.mapping, found->second.mapping_bytes);
+  bytes_used -= found->second.bytes;
+  memory.erase(found);
+  return kSuccess;
+}
+API cuMemHostAlloc(void** pointer, size_t bytes, unsigned) {
+  return (*pointer = std::aligned_alloc(kPage, (bytes + kPage - 1) / kPage * kPage)) ? kSuccess : kOutOfMemory;
+}
+API cuMemFreeHost(void* pointer) { return std::free(pointer), kSuccess; }
+API cuMemcpyHtoDAsync_v2(Address to, const void* from, size_t bytes, void* stream) {
+  if (!is_allocated(to, bytes)) return kInvalidValue;
+  return submit(stream, [=] { return std::memcpy(reinterpret_cast<void*>(to), from, bytes), kSuccess; });
+}
+API cuMemcpyDtoHAsync_v2(void* to, Address from, size_t bytes, void* stream) {
+  if (!is_allocated(from, bytes)) return kInvalidValue;
+  return submit(stream, [=] { return std::memcpy(to, reinterpret_cast<void*>(from), bytes), kSuccess; });
+}
+API cuMemcpyDtoDAsync_v2(Address to, Address from, size_t bytes, void* stream) {
+  if (!is_allocated(to, bytes) || !is_allocated(from, bytes)) return kInvalidValue;
+  return submit(stream, [=] {
+    return std::memmove(reinterpret_cast<void*>(to), reinterpret_cast<void*>(from), bytes), kSuccess;
+  });
+}
+API cuMemsetD8Async(Address to, unsigned char value, size_t bytes, void* stream) {
+  if (!is_allocated(to, bytes)) return kInvalidValue;
+  return submit(stream, [=] { return std::memset(reinterpret_cast<void*>(to), value, bytes), kSuccess; });
+}
+
+// -- modules and launches -------------------------------------------------------------------------------------------
+
+// The kernels are linked into this library: an image is only a name for all of them.
+API cuModuleLoadData(void** module, const void*) { return *module = new int, kSuccess; }
+API cuModuleUnload(void* module) { return delete static_cast<int*>(module), kSuccess; }
+API cuModuleGetFunction(void** function, void*, const char* name) {
+  auto found = simulator::kernels().find(name);
+  if (found == simulator::kernels().end()) return kNotFound;
+  return *function = &found->second, kSuccess;
+}
+API cuFuncSetAttribute(void*, int, int) { return kSuccess; }
+API cuFuncGetAttribute(int* value, int, void*) { return *value = 0, kSuccess; }
+API cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared_bytes, void* stream, void** arguments, void**) {
+  const auto* kernel = static_cast<const simulator::Kernel*>(function);
+  const unsigned threads = block_x * block_y * block_z;
+  const bool grid_fits = grid_x && grid_y && grid_z && grid_x < (1u << 31) && grid_y <= 65535 && grid_z <= 65535;
+  if (!grid_fits || threads == 0 || threads > 1024 || shared_bytes > 166912) return kInvalidValue;
+  auto values = std::make_shared<std::vector<std::vector<char>>>();
+  for (size_t i = 0; i < kernel->argument_bytes.size(); ++i) {
+    auto* value = static_cast<char*>(arguments[i]);
+    values->emplace_back(value, value + kernel->argument_bytes[i]);
+  }
+  return submit(stream, [=] {
+    std::vector<void*> pointers;
+    for (auto& value : *values) pointers.push_back(value.data());
+    kernel->launch(*kernel, {grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared_bytes, pointers.data(), schedule);
+    return kSuccess;
+  });
+}
+
+// -- graphs ---------------------------------------------------------------------------------------------------------
+
+API cuStreamBeginCapture_v2(void* stream, int) {
+  if (!stream || captures(stream)) return kCaptureUnsupported;
+  static_cast<Stream*>(stream)->capture = std::make_unique<Graph>();
+  return kSuccess;
+}
+API cuStreamEndCapture(void* stream, void** graph) {
+  if (!captures(stream)) return kInvalidValue;
+  return *graph = static_cast<Stream*>(stream)->capture.release(), kSuccess;
+}
+API cuStreamIsCapturing(void* stream, int* status) { return *status = captures(stream), kSuccess; }
+API cuGraphInstantiateWithFlags(void** executable, void* graph, unsigned long long) {
+  return *executable = new Graph(*static_cast<Graph*>(graph)), kSuccess;
+}
+API cuGraphUpload(void*, void*) { return kSuccess; }
+API cuGraphLaunch(void* executable, void*) {
+  for (const auto& work : static_cast<Graph*>(executable)->work)
+    if (int error = work()) return error;
+  return kSuccess;
+}
+API cuGraphDestroy(void* graph) { return delete static_cast<Graph*>(graph), kSuccess; }
+API cuGraphExecDestroy(void* executable) { return delete static_cast<Graph*>(executable), kSuccess; }

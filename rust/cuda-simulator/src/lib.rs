@@ -1,0 +1,70 @@
+//! A CUDA driver whose device is the processor.
+//!
+//! ```text
+//!   rustllm-cuda ──► cudarc ──► libcuda.so.1     the driver's, on a machine with a GPU
+//!                               libcuda.so.1     this one's: kernels of cuda/*.cu as compiled by g++
+//! ```
+//!
+//! [`load`] puts it in the driver's place for the process; the launch code under test does not know. A `libnvrtc.so.13` goes
+//! with it, for builds whose kernels are embedded as source only. Kernels may run in several orders of their threads: see
+//! [`set_schedule`] and `cuda/simulator/shim.hpp`.
+
+use std::ffi::{CStr, CString, c_char, c_int};
+use std::path::Path;
+use std::sync::OnceLock;
+
+use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
+
+/// The folder of the libraries. A process that has it in `LD_LIBRARY_PATH` takes them for the driver's and NVIDIA's.
+pub fn folder() -> &'static Path {
+    Path::new(env!("SIMULATOR_FOLDER"))
+}
+
+/// Loads the simulator, so that whoever opens `libcuda.so.1` or `libnvrtc.so.13` in this process after it gets this one's.
+///
+/// # Panics
+/// If a library cannot be loaded: there is no test without it.
+pub fn load() -> &'static Library {
+    static LOADED: OnceLock<[Library; 2]> = OnceLock::new();
+    let open = |name| {
+        let library = folder().join(name);
+        // SAFETY: its initializers fill a table of kernels, and do nothing else.
+        let loaded = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_GLOBAL) };
+        loaded.unwrap_or_else(|error| panic!("{}: {error}", library.display()))
+    };
+    &LOADED.get_or_init(|| ["libcuda.so.1", "libnvrtc.so.13"].map(open))[0]
+}
+
+/// Orders of a block's threads that tests run kernels in: forward, backward and two that are shuffled.
+pub const SCHEDULES: [u64; 4] = [0, 1, 5, 77];
+
+/// Chooses the order in which threads of kernels run that this thread launches.
+pub fn set_schedule(schedule: u64) {
+    type SetSchedule = unsafe extern "C" fn(u64);
+    // SAFETY: the symbol has this type.
+    unsafe { load().get::<SetSchedule>(b"simulator_set_schedule\0").expect("the simulator has it")(schedule) }
+}
+
+/// The names of all kernels, in alphabetical order.
+pub fn kernels() -> Vec<String> {
+    type KernelName = unsafe extern "C" fn(usize) -> *const c_char;
+    // SAFETY: the symbol has this type; names are static strings, null after the last.
+    unsafe {
+        let name = load().get::<KernelName>(b"simulator_kernel\0").expect("the simulator has it");
+        let names = (0..).map(|index| name(index)).take_while(|name| !name.is_null());
+        names.map(|name| CStr::from_ptr(name).to_string_lossy().into_owned()).collect()
+    }
+}
+
+/// The sizes in bytes of a kernel's arguments, if there is such a kernel.
+pub fn arguments(kernel: &str) -> Option<Vec<usize>> {
+    type Arguments = unsafe extern "C" fn(*const c_char, *mut usize, c_int) -> c_int;
+    let name = CString::new(kernel).ok()?;
+    let mut bytes = [0; 64];
+    // SAFETY: the symbol has this type; the name ends with a zero and the array holds as many as it is said to.
+    let count = unsafe {
+        let arguments = load().get::<Arguments>(b"simulator_arguments\0").expect("the simulator has it");
+        arguments(name.as_ptr(), bytes.as_mut_ptr(), bytes.len() as c_int)
+    };
+    usize::try_from(count).ok().map(|count| bytes[..count].to_vec())
+}

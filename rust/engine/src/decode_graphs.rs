@@ -1,0 +1,144 @@
+//! Steps in which every sequence decodes one token, captured as graphs: a launch for a step, not for each of its kernels.
+//!
+//! ```text
+//!   sequences   3 of up to 700 tokens ─► bucket (4 sequences, 1024 tokens)
+//!               seen for the first time: as any other step; the second time: captured; from then on: launched
+//!
+//!   block       [ 0 | 1 | ... | num_blocks - 1 | spare ]     sequences that fill a bucket up read and write the spare one
+//! ```
+//!
+//! Nothing is captured before it is needed, so that starting takes no longer; what was seen once may never come again.
+
+use std::collections::HashMap;
+
+use rustllm_models::{ForwardContext, Model};
+use rustllm_ops::{Backend, CapturedGraph, Graphs, Indices, KvCache, Predictions, Result, Tensor};
+
+use crate::batch::{self, Scheduled};
+
+/// Sequences of the largest bucket; larger steps are long enough for launches not to matter.
+const MAX_SEQS: usize = 256;
+
+/// Tokens of the smallest bucket.
+const MIN_LEN: usize = 512;
+
+/// The shape of a step's launches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct Bucket {
+    num_seqs: usize,
+    /// Tokens of the longest sequence.
+    len: usize,
+}
+
+impl Bucket {
+    /// The smallest bucket that holds `num_seqs` sequences of `len` tokens, of which there may be `max_model_len`.
+    fn of(num_seqs: usize, len: usize, max_model_len: usize) -> Self {
+        // All up to 8, then eight to an octave, so that padding costs an eighth at most.
+        let granule = (num_seqs.next_power_of_two() / 16).max(1);
+        let len = len.max(MIN_LEN).next_power_of_two().min(max_model_len);
+        Self { num_seqs: num_seqs.next_multiple_of(granule), len }
+    }
+}
+
+/// A captured step: its launch, and what it computes.
+#[derive(Debug)]
+struct Captured {
+    graph: Box<dyn CapturedGraph>,
+    logits: Tensor,
+    argmax: Tensor,
+}
+
+/// The graphs captured so far.
+#[derive(Debug)]
+pub(crate) struct DecodeGraphs {
+    max_model_len: usize,
+    enforce_eager: bool,
+    /// The spare block.
+    spare: u32,
+    /// `None` for a bucket seen once.
+    buckets: HashMap<Bucket, Option<Captured>>,
+}
+
+/// What a step is computed with.
+#[derive(Clone, Copy)]
+pub(crate) struct Computes<'a> {
+    pub backend: &'a dyn Backend,
+    pub model: &'a dyn Model,
+    pub kv_cache: &'a KvCache,
+}
+
+impl DecodeGraphs {
+    /// Graphs for a cache whose last block is spare; none if `enforce_eager`.
+    pub fn new(max_model_len: usize, kv_cache: &KvCache, enforce_eager: bool) -> Self {
+        let spare = (kv_cache.spec().num_blocks as u32).saturating_sub(1);
+        Self { max_model_len, spare, enforce_eager, buckets: HashMap::new() }
+    }
+
+    /// Computes a step by a graph: logits and argmax of every sequence. `None` if that is not how the step is to be computed.
+    pub fn predict(&mut self, computes: Computes<'_>, scheduled: &[Scheduled<'_>]) -> Result<Option<Predictions>> {
+        let Some(graphs) = computes.backend.graphs() else { return Ok(None) };
+        let decodes = |(entry, sequence): &Scheduled<'_>| {
+            entry.num_tokens == 1 && entry.samples && sequence.num_output_tokens() > 0
+        };
+        if self.enforce_eager || scheduled.len() > MAX_SEQS || !scheduled.iter().all(decodes) {
+            return Ok(None);
+        }
+        let longest = scheduled.iter().map(|(entry, _)| batch::span(entry).end).max().unwrap_or(0);
+        let bucket = Bucket::of(scheduled.len(), longest, self.max_model_len);
+        let captured = match self.buckets.get_mut(&bucket) {
+            None => {
+                self.buckets.insert(bucket, None);
+                return Ok(None);
+            }
+            Some(Some(captured)) => captured,
+            Some(unseen) => unseen.insert(capture(graphs, computes, bucket, self.spare)?),
+        };
+        let spec = computes.kv_cache.spec();
+        let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
+        let mut lists = batch::lists(scheduled, spec, blocks_per_seq);
+        batch::pad(&mut lists, bucket.num_seqs, self.spare, (spec.block_size, blocks_per_seq));
+        let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
+        captured.graph.launch(&lists)?;
+        Ok(Some(Predictions { logits: captured.logits.clone(), argmax: captured.argmax.clone() }))
+    }
+}
+
+/// Captures the step of a bucket, after running it once on the spare block, so that its kernels are loaded.
+fn capture(graphs: &dyn Graphs, computes: Computes<'_>, bucket: Bucket, spare: u32) -> Result<Captured> {
+    let spec = computes.kv_cache.spec();
+    let lists = batch::decode_lists(bucket.num_seqs, bucket.len, spare, spec);
+    let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
+    let mut step = |indices: &[Indices]| {
+        let Computes { backend, model, kv_cache } = computes;
+        let batch = batch::forward_batch(indices.to_vec(), blocks_per_seq);
+        let hidden = model.forward(&ForwardContext { backend, batch: &batch, kv_cache })?;
+        let logits = model.predict(backend, &hidden, bucket.num_seqs)?.logits;
+        let argmax = backend.argmax(&logits)?;
+        Ok(vec![logits, argmax])
+    };
+    let eager = lists.iter().map(|list| computes.backend.indices(list.clone())).collect::<Result<Vec<_>>>()?;
+    step(&eager)?;
+    let (graph, results) = graphs.capture(lists, &mut step)?;
+    let [logits, argmax] = <[Tensor; 2]>::try_from(results).expect("the step has two results");
+    Ok(Captured { graph, logits, argmax })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buckets_hold_what_they_are_for_and_little_more() {
+        for num_seqs in 1..=MAX_SEQS {
+            let bucket = Bucket::of(num_seqs, 1, 4096);
+            assert!(
+                bucket.num_seqs >= num_seqs && bucket.num_seqs <= num_seqs + num_seqs / 8,
+                "{num_seqs}: {bucket:?}"
+            );
+            assert_eq!(Bucket::of(bucket.num_seqs, 1, 4096), bucket, "a full bucket is its own");
+        }
+        let len = |len| Bucket::of(1, len, 3000).len;
+        assert_eq!([len(1), len(512), len(513), len(1025), len(2049), len(3000)], [512, 512, 1024, 2048, 3000, 3000]);
+        assert_eq!(Bucket::of(1, 1, 100).len, 100, "a model's own limit");
+    }
+}

@@ -1,0 +1,133 @@
+//! The whole engine on a GPU, or on the simulator of its driver: the same answers as on the CPU, whichever way a step is launched.
+
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
+mod support;
+
+use std::collections::HashMap;
+
+use rustllm::core::SamplingParams;
+use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
+use rustllm::ops::{DType, WeightFormat};
+use support::{golden, request, run, run_on, use_cuda_device};
+
+/// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
+const CASES: [&str; 5] = ["llama", "qwen2", "gemma2", "qwen2_moe", "deepseek_v3"];
+
+type Bits = HashMap<(String, u32), Vec<(u32, u32)>>;
+
+fn config(case: &str) -> EngineConfig {
+    let mut config = EngineConfig::new(golden(case));
+    config.device = Device::Cuda(0);
+    config.deterministic = true;
+    config.dtype = Some(DType::F32);
+    config.num_gpu_blocks_override = Some(64);
+    // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
+    (config.max_num_seqs, config.max_num_batched_tokens) = (8, Some(48));
+    config
+}
+
+/// Prompts of several lengths, some greedy, some drawn, with logprobs.
+fn requests() -> Vec<EngineRequest> {
+    let request = |(i, len): (usize, &usize)| {
+        let params = SamplingParams {
+            temperature: if i % 2 == 0 { 0.0 } else { 0.9 },
+            seed: Some(i as u64),
+            max_tokens: Some(6),
+            ignore_eos: true,
+            logprobs: Some(0),
+            ..SamplingParams::default()
+        };
+        request(&format!("r{i}"), (0..*len).map(|j| ((i * 101 + j * 13) % 250) as u32 + 3).collect(), params)
+    };
+    [1, 7, 16, 17, 40].iter().enumerate().map(request).collect()
+}
+
+fn bits(config: &EngineConfig, requests: Vec<EngineRequest>) -> Bits {
+    let sequences = run(config, requests).sequences;
+    sequences.into_iter().map(|(key, generated)| (key, generated.bits())).collect()
+}
+
+#[test]
+fn a_captured_step_is_the_step_to_the_bit() {
+    use_cuda_device();
+    for case in CASES {
+        let eager = EngineConfig { enforce_eager: true, ..config(case) };
+        assert_eq!(bits(&config(case), requests()), bits(&eager, requests()), "{case}");
+    }
+}
+
+#[test]
+fn a_batch_equals_each_request_alone() {
+    use_cuda_device();
+    for case in CASES {
+        for (dtype, quantization) in [(DType::BF16, None), (DType::BF16, Some(WeightFormat::Int8))] {
+            let config = EngineConfig { dtype: Some(dtype), quantization, ..config(case) };
+            let together = bits(&config, requests());
+            let mut engine = Engine::load(&config, None).unwrap();
+            for request in requests() {
+                for (key, generated) in run_on(&mut engine, vec![request]).sequences {
+                    assert_eq!(generated.bits(), together[&key], "{case} at {dtype}, {quantization:?}: {key:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn tokens_are_those_of_the_cpu() {
+    use_cuda_device();
+    for case in CASES {
+        let on_cpu = EngineConfig { device: Device::Cpu, ..config(case) };
+        let tokens = |bits: Bits| -> HashMap<(String, u32), Vec<u32>> {
+            bits.into_iter().map(|(key, bits)| (key, bits.into_iter().map(|(token, _)| token).collect())).collect()
+        };
+        assert_eq!(tokens(bits(&config(case), requests())), tokens(bits(&on_cpu, requests())), "{case}");
+    }
+}
+
+/// Keeps what is said while a model is loaded.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl LoadListener for Notes {
+    fn progress(&mut self, _done: u64, _total: u64) {
+        assert!(!self.0.is_empty(), "the plan comes before the weights");
+    }
+
+    fn note(&mut self, line: &str) {
+        self.0.push(line.to_owned());
+    }
+}
+
+#[test]
+fn memory_is_planned_before_weights_are_loaded() {
+    use_cuda_device();
+    let mut notes = Notes::default();
+    let planned = EngineConfig { num_gpu_blocks_override: None, max_num_seqs: 2, ..config("llama") };
+    let engine = Engine::load(&planned, Some(&mut notes)).unwrap();
+    let [plan, cache] = notes.0.as_slice() else { panic!("{:?}", notes.0) };
+    assert!(plan.contains("GiB free; weights at least") && plan.contains("gpu_memory_utilization=0.92"), "{plan}");
+    assert_eq!(
+        *cache,
+        format!(
+            "key/value cache: {} blocks of 16 tokens, {:.2} GiB",
+            engine.info().kv_cache.num_blocks,
+            engine.info().kv_cache_bytes as f64 / (1u64 << 30) as f64,
+        )
+    );
+    let tiny = EngineConfig { gpu_memory_utilization: 1e-9, ..planned };
+    let refused = Engine::load(&tiny, None).unwrap_err().to_string();
+    assert!(
+        refused.contains("the weights take at least") && refused.contains("gpu_memory_utilization=0.000000001"),
+        "{refused}"
+    );
+}
+
+#[test]
+fn a_device_that_is_not_there_is_refused_by_number() {
+    use_cuda_device();
+    let refused = Engine::load(&EngineConfig { device: Device::Cuda(7), ..config("llama") }, None).unwrap_err();
+    let count = if std::env::var_os("RUSTLLM_TEST_GPU").is_some() { return } else { 1 };
+    assert_eq!(refused.to_string(), format!("there is no CUDA device 7: the driver sees {count}"));
+}
