@@ -65,7 +65,7 @@ fn requests() -> Vec<EngineRequest> {
         .enumerate()
         .map(|(i, &len)| {
             let own = |j: usize| if j < 48 && i % 2 == 0 { j * 7 } else { i * 101 + j * 13 };
-            let prompt = (0..len).map(|j| (own(j) % 250) as u32 + 3).collect();
+            let prompt = (0..len).map(|j| (own(j) % 150) as u32 + 3).collect();
             let params = SamplingParams {
                 temperature: if i % 3 == 0 { 0.0 } else { 0.9 },
                 top_p: if i % 3 == 1 { 0.9 } else { 1.0 },
