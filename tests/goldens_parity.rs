@@ -138,6 +138,7 @@ impl Moved {
         let folder = golden(case);
         let reference = reference(&folder);
         let mut config = EngineConfig::new(&folder);
+        config.device = Device::Cpu;
         config.max_model_len = max_model_len(&reference);
         config.num_gpu_blocks_override = Some(256);
         change(&mut config);

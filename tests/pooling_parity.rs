@@ -83,6 +83,7 @@ fn config(case: &str) -> EngineConfig {
     config.dtype = Some(DType::F32);
     config.num_gpu_blocks_override = Some(256);
     config.num_threads = Some(2);
+    config.device = Device::Cpu;
     config
 }
 
@@ -152,22 +153,33 @@ fn every_case_on_the_cpu_and_the_reference() {
     }
 }
 
-/// Short prompts of every case.
+fn bits(pooled: &Pooled) -> Vec<u32> {
+    pooled.values.iter().map(|value| value.to_bits()).collect()
+}
+
+/// Short prompts of every case, together and alone.
 #[test]
 fn every_case_on_cuda() {
     use_cuda_device();
     for case in cases() {
+        let mut prompts = prompts(&case);
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).min().unwrap_or(0).max(24);
+        prompts.retain(|prompt| prompt.ids.len() <= longest);
         let mut config = config(&case);
         config.device = Device::Cuda(0);
         // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
-        (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(24));
-        config.max_model_len = Some(24);
-        let mut prompts = prompts(&case);
-        prompts.retain(|prompt| prompt.ids.len() <= 24);
-        assert!(!prompts.is_empty(), "{case} has no short prompt");
-        let error = distance(&prompts, &run(&mut Engine::load(&config, None).unwrap(), requests(&prompts)));
+        (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(longest));
+        config.max_model_len = Some(longest);
+        let mut engine = Engine::load(&config, None).unwrap();
+        let together = run(&mut engine, requests(&prompts));
+        let error = distance(&prompts, &together);
         println!("{case}: {error:.1e}");
         assert!(error <= TOLERANCE, "{case}: {error:.1e}");
+        for request in requests(&prompts) {
+            let name = request.request_id.clone();
+            let alone = run(&mut engine, vec![request]);
+            assert_eq!(bits(&alone[&name]), bits(&together[&name]), "{case}, {name}");
+        }
     }
 }
 
@@ -184,7 +196,6 @@ fn a_batch_equals_each_alone_on_any_number_of_threads() {
             for request in requests(&prompts) {
                 let name = request.request_id.clone();
                 let alone = run(&mut engine, vec![request]);
-                let bits = |pooled: &Pooled| pooled.values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
                 assert_eq!(bits(&alone[&name]), bits(&together[&name]), "{case} at {dtype}, {name}");
             }
         }

@@ -99,7 +99,7 @@ def test_serve_help_has_a_flag_for_every_engine_argument() -> None:
         if field.name not in ("model", "skip_tokenizer_init"):
             assert f"--{field.name.replace('_', '-')}" in text
     assert "--no-enable-prefix-caching" in text
-    assert "Share of the free memory" in text
+    assert "the share of free RAM" in " ".join(text.split())
 
 
 @pytest.mark.parametrize(
