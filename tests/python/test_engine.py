@@ -230,7 +230,10 @@ def test_refuses_what_the_model_cannot_sample(
     [
         ({"dtype": "int3"}, 'dtype must be one of auto, half, .* got "int3"'),
         ({"kv_cache_dtype": "fp8"}, 'kv_cache_dtype must be one of auto, .*, int8, got "fp8"'),
-        ({"device": "tpu"}, 'device must be one of auto, cpu, cuda, cuda:<number>, reference, got "tpu"'),
+        (
+            {"device": "tpu"},
+            'device must be one of auto, cpu, cuda, cuda:<number>, reference, got "tpu"',
+        ),
         ({"block_size": 24}, "block_size must be a multiple of 16"),
         ({"max_num_seqs": 0}, "max_num_seqs must be between 1"),
         ({"gpu_memory_utilization": 1.5}, r"gpu_memory_utilization must be in \(0, 1\], got 1.5"),
