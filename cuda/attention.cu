@@ -3,7 +3,7 @@
 #include "attention_scalar.cuh"
 
 #define ATTENTION(name, T)                                                                                              \
-  KERNEL(128) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, Partials partials) {          \
+  KERNEL(128, 1) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, Partials partials) {          \
     attend(to, q, Paged<T>{cache, seqs}, rules, partials);                                                              \
   }                                                                                                                     \
   EXPORT(name)

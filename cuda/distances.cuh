@@ -19,8 +19,8 @@ struct Distances {
   DEVICE float add_to(float dot, int row, int head, int distance) const {
     if (!buckets) return dot;
     const int bucket = (int)buckets[max(0, min(reach + distance, 2 * reach))] - first;
-    if (of_queries) dot += of_queries[((i64)row * num_heads + head) * num_buckets + bucket];
-    if (of_keys) dot += of_keys[((i64)(row + distance) * num_heads + head) * num_buckets + bucket];
+    if (of_queries) dot += of_queries[((u32)row * num_heads + head) * num_buckets + bucket];
+    if (of_keys) dot += of_keys[((u32)(row + distance) * num_heads + head) * num_buckets + bucket];
     return dot;
   }
 };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Result, Tensor};
+use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Error, Result, Tensor};
 
 use crate::arena::Buffer;
 use crate::attention::{THREADS, at_most};
@@ -88,7 +88,12 @@ impl CudaBackend {
     ) -> Result<Arc<Buffer>> {
         let EncoderAttentionParams { num_heads, head_dim, .. } = *params;
         let size = [x.num_rows(), num_heads, num_buckets, size_of::<f32>()];
-        let products = self.scratch(checked_size(&size, "products of distances")?)?;
+        let bytes = checked_size(&size, "products of distances")?;
+        // Kernels count them in 32 bits.
+        if bytes / size_of::<f32>() > u32::MAX as usize {
+            return Err(Error::OutOfMemory { bytes, what: "products of distances" });
+        }
+        let products = self.scratch(bytes)?;
         let grid = Grid::new((x.num_rows().div_ceil(SIDE), num_buckets.div_ceil(SIDE), num_heads), THREADS);
         let (to, of_distances) = (products.address(), self.view(of_distances)?);
         let (first, num_buckets, head_dim) = (at_most(first), at_most(num_buckets), head_dim as i32);
