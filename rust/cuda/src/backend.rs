@@ -2,12 +2,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
+    Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
     Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
-    Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
+    Routing, RoutingParams, Tensor, Weight, WeightFormat, check, checked_size,
 };
 
-use crate::arena::{Arena, Buffer};
+use crate::buffer::Buffer;
 use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
@@ -56,8 +56,8 @@ pub struct CudaBackend {
 /// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
 #[derive(Debug)]
 pub(crate) struct Arenas {
-    eager: Arena,
-    captured: Arena,
+    eager: Arena<Buffer>,
+    captured: Arena<Buffer>,
     /// Whether work is being captured.
     pub capturing: bool,
 }
@@ -70,7 +70,7 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
+        let arenas = Arenas { eager: Arena::default(), captured: Arena::of_graphs(), capturing: false };
         Ok(Self {
             device: Arc::new(Device::open(options.ordinal)?),
             id,
@@ -113,12 +113,12 @@ impl CudaBackend {
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
         let mut arenas = self.arenas();
         let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
-        arena.take(&self.device, bytes)
+        arena.take(bytes, |bytes| Ok(Buffer::new(self.device.alloc(&[bytes], "activations")?, self.id)))
     }
 
     /// A new tensor, with unspecified contents.
     pub(crate) fn result(&self, rows: usize, cols: usize) -> Result<(Tensor, Matrix)> {
-        let bytes = crate::memory::checked_size(&[rows, cols, size_of::<f32>()], "activations")?;
+        let bytes = checked_size(&[rows, cols, size_of::<f32>()], "activations")?;
         let tensor = Tensor::new(self.scratch(bytes)?, rows, cols);
         let view = self.view(&tensor)?;
         Ok((tensor, view))

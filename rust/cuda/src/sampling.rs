@@ -9,13 +9,12 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{Error, Result, Tensor};
+use rustllm_ops::{Error, Result, Tensor, checked_size};
 
-use crate::arena::Buffer;
 use crate::backend::CudaBackend;
+use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::kernels::{SamplingDraw, SamplingScan, SamplingWeigh};
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix};
 
 /// Logits of a chunk, of a block of the kernels that a row has several blocks of, and weights that are summed together:
