@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Engine, EngineConfig, EngineOutput, EngineRequest, EngineStats};
+pub use rustllm_cuda_simulator::use_cuda_device;
 use serde_json::Value;
 
 /// What one sequence produced.
@@ -38,13 +39,6 @@ impl Generated {
 pub struct Run {
     pub sequences: HashMap<(String, u32), Generated>,
     pub stats: EngineStats,
-}
-
-/// Puts the simulator in the place of the CUDA driver, unless `RUSTLLM_TEST_GPU` says that there is a GPU.
-pub fn use_cuda_device() {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        rustllm_cuda_simulator::load();
-    }
 }
 
 pub fn golden(case: &str) -> PathBuf {
