@@ -5,11 +5,12 @@
 mod support;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
-use support::{golden, request, run, run_on, use_cuda_device};
+use support::{golden, request, run, run_on, run_stepping, use_cuda_device};
 
 /// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
 const CASES: [&str; 5] = ["llama", "qwen2", "gemma2", "qwen2_moe", "deepseek_v3"];
@@ -83,6 +84,141 @@ fn tokens_are_those_of_the_cpu() {
             bits.into_iter().map(|(key, bits)| (key, bits.into_iter().map(|(token, _)| token).collect())).collect()
         };
         assert_eq!(tokens(bits(&config(case), requests())), tokens(bits(&on_cpu, requests())), "{case}");
+    }
+}
+
+/// Greedy requests that end at different times, or at `eos` if they come by it.
+fn greedy_requests(eos: Option<u32>) -> Vec<EngineRequest> {
+    let request = |(i, len): (usize, &usize)| {
+        let params = SamplingParams {
+            temperature: 0.0,
+            max_tokens: Some(9 + 7 * i as u32),
+            ignore_eos: eos.is_none(),
+            ..SamplingParams::default()
+        };
+        request(&format!("r{i}"), (0..*len).map(|j| ((i * 101 + j * 13) % 150) as u32 + 3).collect(), params)
+    };
+    [1, 7, 16, 40].iter().enumerate().map(request).collect()
+}
+
+#[test]
+fn the_overlapped_loop_gives_the_tokens_of_the_simple_one() {
+    use_cuda_device();
+    for case in CASES {
+        let simple = run(&config(case), greedy_requests(None));
+        let mut engine = Engine::load(&config(case), None).unwrap();
+        let overlapped = run_stepping(&mut engine, greedy_requests(None), Engine::step_overlapped);
+        assert_eq!(overlapped.sequences, simple.sequences, "{case}");
+        assert_eq!(overlapped.stats.num_steps, simple.stats.num_steps, "{case}: no end came unforeseen");
+
+        // The last one alone meets the end half-way through its tokens, when the step after is under way.
+        let longest = &simple.sequences[&("r3".to_owned(), 0)].token_ids;
+        let eos = longest[longest.len() / 2];
+        let config = EngineConfig { eos_token_ids: Some(vec![eos]), ..config(case) };
+        let last = || greedy_requests(Some(eos)).split_off(3);
+        let simple = run(&config, last());
+        let mut engine = Engine::load(&config, None).unwrap();
+        let overlapped = run_stepping(&mut engine, last(), Engine::step_overlapped);
+        assert_eq!(overlapped.sequences, simple.sequences, "{case}");
+        assert_eq!(overlapped.stats.num_steps, simple.stats.num_steps + 1, "{case}: begun before the end was known");
+        assert_eq!(overlapped.stats.num_free_blocks, overlapped.stats.num_blocks, "{case}");
+    }
+}
+
+#[test]
+fn requests_that_come_and_go_between_overlapped_steps_hurt_nobody() {
+    use_cuda_device();
+    let expected = run(&config("llama"), greedy_requests(None)).sequences;
+    let mut engine = Engine::load(&config("llama"), None).unwrap();
+    let mut arrivals = greedy_requests(None).into_iter();
+    let mut tokens: HashMap<String, Vec<u32>> = HashMap::new();
+    for step in 0.. {
+        // One more every fifth step; the second leaves while a step with it is under way.
+        if step % 5 == 0 {
+            arrivals.next().into_iter().for_each(|request| engine.add_request(request));
+        }
+        if step == 9 {
+            engine.abort("r1");
+        }
+        for output in engine.step_overlapped() {
+            tokens.entry(output.request_id.to_string()).or_default().extend(output.token_id);
+        }
+        engine.check_integrity();
+        if !engine.has_unfinished() && arrivals.len() == 0 {
+            break;
+        }
+    }
+    for ((id, _), generated) in expected {
+        match id.as_str() {
+            "r1" => {
+                let whole = &generated.token_ids;
+                assert!(whole.starts_with(&tokens[&id]) && tokens[&id].len() < whole.len());
+            }
+            _ => assert_eq!(tokens[&id], generated.token_ids, "{id}"),
+        }
+    }
+    assert!(engine.reset_prefix_cache(), "nothing is left under way");
+}
+
+/// The golden Llama in a folder of its own, with an embedding of `token_id` that is no number.
+fn llama_without_a_number_for(token_id: u32) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("rustllm-cuda-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("llama").join(name), folder.join(name)).unwrap();
+    }
+    let mut file = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let header_len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + header_len]).unwrap();
+    let embedding = &header["model.embed_tokens.weight"];
+    let (at, shape): ([usize; 2], [usize; 2]) =
+        (number_pair(&embedding["data_offsets"]), number_pair(&embedding["shape"]));
+    let row_bytes = (at[1] - at[0]) / shape[0];
+    let start = 8 + header_len + at[0] + token_id as usize * row_bytes;
+    file[start..start + row_bytes].fill(0xff);
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    folder
+}
+
+fn number_pair(value: &serde_json::Value) -> [usize; 2] {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn a_row_without_numbers_ends_with_the_cause_when_the_next_step_is_under_way() {
+    use_cuda_device();
+    let expected = run(&config("llama"), greedy_requests(None)).sequences;
+    // The longest sequence meets the token that no other has.
+    let longest = &expected[&("r3".to_owned(), 0)].token_ids;
+    let others: Vec<u32> =
+        expected.iter().filter(|(key, _)| key.0 != "r3").flat_map(|(_, other)| other.token_ids.clone()).collect();
+    let prompts: Vec<u32> =
+        greedy_requests(None).iter().flat_map(|request| request.prompt_token_ids.to_vec()).collect();
+    let is_its_own = |at: &usize| {
+        let token = longest[*at];
+        !others.contains(&token) && !prompts.contains(&token) && !longest[..*at].contains(&token)
+    };
+    let at = (3..longest.len() - 1).find(is_its_own).unwrap();
+    let folder = llama_without_a_number_for(longest[at]);
+    let broken = EngineConfig { model: folder.clone(), ..config("llama") };
+    let mut engine = Engine::load(&broken, None).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    let mut errors = Vec::new();
+    let mut sequences: HashMap<String, Vec<u32>> = HashMap::new();
+    greedy_requests(None).into_iter().for_each(|request| engine.add_request(request));
+    while engine.has_unfinished() {
+        for output in engine.step_overlapped() {
+            sequences.entry(output.request_id.to_string()).or_default().extend(output.token_id);
+            if let Some(error) = output.error {
+                errors.push((output.request_id.to_string(), error));
+            }
+        }
+    }
+    let cause = "the logit of token 0 is NaN; logits must be finite or -inf".to_owned();
+    assert_eq!(errors, [("r3".to_owned(), cause)]);
+    for ((id, _), generated) in &expected {
+        let end = if id == "r3" { at + 1 } else { generated.token_ids.len() };
+        assert_eq!(sequences[id], generated.token_ids[..end], "{id}");
     }
 }
 

@@ -85,6 +85,8 @@ kernels! {
     ] AttentionPrefill {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
     }
+    "chain" ["chain_ids"] ChainIds { to: Address, ids: Address, rows: Address, tokens: Matrix, n: i32 }
+    "chain" ["keep_tokens"] KeepTokens { to: Matrix, tokens: Matrix }
     "distance_products" ["distance_products"] MultiplyDistances {
         to: Address, x: Matrix, of_distances: Matrix, first: i32, num_buckets: i32, head_dim: i32,
     }

@@ -18,6 +18,7 @@ mod arena;
 mod argmax;
 mod attention;
 mod backend;
+mod chain;
 mod device;
 mod driver;
 mod encoder_attention;

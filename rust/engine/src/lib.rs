@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   EngineHandle ──commands──► engine thread ──outputs──► EngineHandle::step
-//!                              │ Engine::step
+//!                              │ Engine::step                on a GPU Engine::step_overlapped, which begins the next meanwhile
 //!                              │   scheduler.schedule()      which tokens of which sequences
 //!                              │   runner.execute()          forward, predict, sample
 //!                              │   scheduler.update()        append, finish, free
@@ -21,6 +21,7 @@ mod limits;
 mod memory;
 mod model_runner;
 mod output;
+mod overlapped;
 mod pooling;
 mod profile;
 pub mod sampler;

@@ -147,6 +147,11 @@ impl SamplingRunner {
         }
     }
 
+    /// Whether nothing is wanted of these sequences but the likeliest tokens.
+    pub fn takes_argmax_only(&self, scheduled: &[Scheduled<'_>]) -> bool {
+        scheduled.iter().all(|(_, sequence)| self.input(sequence).wants_argmax_only())
+    }
+
     /// Samples a token for every sequence whose last token was in the batch.
     fn sample(&mut self, step: &ComputedStep<'_>, rows: &mut [SampledRow]) -> Result<()> {
         let sampling = (0..step.scheduled.len()).filter(|i| step.scheduled[*i].0.samples);

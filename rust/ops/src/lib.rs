@@ -29,7 +29,7 @@ pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, Enco
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use graph::{CapturedGraph, Graphs, Work};
+pub use graph::{CapturedGraph, Graphs, NO_ROW, RowReader, Work};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use kv_cache_groups::{KvCacheGroup, KvCacheKind};
 pub use lm_head::{LmHeadParams, Predictions};
