@@ -285,7 +285,7 @@ impl<S: Simd, const ZEROS: bool, D: ByteDot<S>> Product<S> for Int4<ZEROS, D> {
     const WORDS: usize = 2;
     const W_BYTES: usize = 64;
     const HEADER: usize = if ZEROS { 48 } else { 32 };
-    const UNPACK_RUNS: usize = 3;
+    const UNPACK_RUNS: usize = 10;
     int4_product!();
 
     #[inline(always)]
