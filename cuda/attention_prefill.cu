@@ -4,7 +4,7 @@
 // Two blocks a multiprocessor: for a third the compiler would leave numbers in memory.
 #define PREFILL(name, T, WIDTH)                                                                                         \
   KERNEL(128, 2) name(Matrix to, Matrix q, KvBlocks cache, Sequences seqs, ScoreRules rules, int most_rows) {           \
-    prefill(to, q, PagedTiles<T, WIDTH>{cache, seqs}, seqs, rules, most_rows);                                          \
+    prefill(to, q, PagedTiles<T, WIDTH, PREFILL_WARPS>{cache, seqs}, seqs, rules, most_rows);                           \
   }                                                                                                                     \
   EXPORT(name)
 

@@ -16,9 +16,8 @@ use crate::kernels::{
 };
 use crate::linear::{self, Then};
 use crate::moe::ExpertTables;
-use crate::upload::Uploader;
 use crate::view::{Matrix, dense, indices, optional_vector, vector};
-use crate::weight::DeviceWeight;
+use crate::weight::{DeviceWeight, WeightLoader};
 use crate::{CudaError, NAME, argmax, kv_cache};
 
 /// Columns that a block of an elementwise kernel takes.
@@ -46,8 +45,7 @@ pub struct CudaBackend {
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arenas: Mutex<Arenas>,
-    /// Once a weight was loaded.
-    uploader: Mutex<Option<Uploader>>,
+    weight_loader: Mutex<WeightLoader>,
     /// Where results may depend on the batch.
     pub(crate) cublas: Option<CublasLt>,
     pub(crate) expert_tables: ExpertTables,
@@ -75,7 +73,7 @@ impl CudaBackend {
             device: Arc::new(Device::open(options.ordinal)?),
             id,
             arenas: Mutex::new(arenas),
-            uploader: Mutex::default(),
+            weight_loader: Mutex::default(),
             cublas: if options.deterministic { None } else { CublasLt::find() },
             expert_tables: ExpertTables::default(),
         })
@@ -107,6 +105,11 @@ impl CudaBackend {
     pub(crate) fn arenas(&self) -> MutexGuard<'_, Arenas> {
         // A panic leaves them whole: buffers are handed out one by one.
         self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn weight_loader(&self) -> MutexGuard<'_, WeightLoader> {
+        // A panic leaves it whole: parts of a slab are handed out one by one.
+        self.weight_loader.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Memory of the arena for `bytes`.
@@ -173,17 +176,16 @@ impl Backend for CudaBackend {
         Some(self)
     }
 
+    fn plan_weights(&self, bytes: u64) {
+        self.weight_loader().arena.plan(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
         if !self.supports(format) {
             return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
         }
-        let mut uploader = self.uploader.lock().unwrap_or_else(PoisonError::into_inner);
-        let uploader = match &mut *uploader {
-            Some(uploader) => uploader,
-            none => none.insert(Uploader::new(&self.device)?),
-        };
-        let packed = DeviceWeight::load(&self.device, uploader, self.id, parts, format)?;
+        let packed = DeviceWeight::load(&self.device, &mut self.weight_loader(), self.id, parts, format)?;
         Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 

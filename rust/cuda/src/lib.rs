@@ -6,7 +6,7 @@
 //!   kernels   the launch table: names and arguments
 //!   modules   which image of a kernel file the GPU runs: images (embedded), nvrtc, image_cache
 //!   device    context, stream, launches, copies
-//!   memory, arena, weight, kv_cache, upload          what is kept in the device's memory, and how it comes there
+//!   memory, arena, weight, weight_arena, kv_cache, upload    what is kept in the device's memory, and how it comes there
 //!   info      what a machine has, for people
 //! ```
 //!
@@ -42,6 +42,7 @@ mod sampling;
 mod upload;
 mod view;
 mod weight;
+mod weight_arena;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{Driver, probe};

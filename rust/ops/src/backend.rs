@@ -63,6 +63,9 @@ pub trait Backend: Debug + Send + Sync {
         None
     }
 
+    /// Says that weights of `bytes` in all, or more, are about to be loaded: memory for them may then be taken in large pieces.
+    fn plan_weights(&self, _bytes: u64) {}
+
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
     /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.
     ///
