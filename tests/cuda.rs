@@ -6,7 +6,7 @@ mod support;
 
 use std::collections::HashMap;
 
-use rustllm::core::SamplingParams;
+use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
 use support::{golden, request, run, run_on, use_cuda_device};
@@ -55,6 +55,58 @@ fn a_captured_step_is_the_step_to_the_bit() {
         let eager = EngineConfig { enforce_eager: true, ..config(case) };
         assert_eq!(bits(&config(case), requests()), bits(&eager, requests()), "{case}");
     }
+}
+
+/// What the device draws, masks, penalizes and reports; one request leaves nothing to draw from.
+fn sampled_requests() -> Vec<EngineRequest> {
+    let drawn = SamplingParams { max_tokens: Some(8), ignore_eos: true, seed: Some(3), ..SamplingParams::default() };
+    let all = [
+        drawn.clone(),
+        SamplingParams { temperature: 0.0, ..drawn.clone() },
+        SamplingParams { top_k: 9, temperature: 0.8, n: 2, ..drawn.clone() },
+        SamplingParams { top_p: 0.8, min_p: 0.01, ..drawn.clone() },
+        SamplingParams { repetition_penalty: 1.2, frequency_penalty: 0.3, logprobs: Some(3), ..drawn.clone() },
+        SamplingParams { min_tokens: 4, logit_bias: vec![(9, 4.0)], prompt_logprobs: Some(0), ..drawn.clone() },
+        SamplingParams { allowed_token_ids: Some(vec![5]), bad_words_token_ids: vec![vec![5]], ..drawn },
+    ];
+    let prompt = |i: usize| (0..5 + 3 * i).map(|j| ((i * 31 + j * 17) % 250) as u32 + 3).collect();
+    all.into_iter().enumerate().map(|(i, params)| request(&format!("r{i}"), prompt(i), params)).collect()
+}
+
+#[test]
+fn a_captured_step_draws_what_the_step_draws() {
+    use_cuda_device();
+    for case in ["llama", "gemma2"] {
+        let run = |config: &EngineConfig, requests| run(config, requests).sequences;
+        let captured = run(&config(case), sampled_requests());
+        let eager = EngineConfig { enforce_eager: true, ..config(case) };
+        assert_eq!(captured, run(&eager, sampled_requests()), "{case}");
+        // What only draws is captured, what fails is not there, and each draws what it drew among the others.
+        let plain = run(&config(case), sampled_requests().drain(..4).collect());
+        assert!(plain.iter().all(|(key, generated)| *generated == captured[key]), "{case}");
+        assert_eq!(captured[&("r6".to_owned(), 0)].finish_reason, Some(FinishReason::Error));
+
+        let on_cpu = run(&EngineConfig { device: Device::Cpu, ..config(case) }, sampled_requests());
+        for (key, generated) in &captured {
+            assert_eq!(generated.token_ids, on_cpu[key].token_ids, "{case}: {key:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_with_nothing_to_draw_from_says_so() {
+    use_cuda_device();
+    let error = |config: &EngineConfig| -> Option<String> {
+        let mut engine = Engine::load(config, None).unwrap();
+        sampled_requests().drain(6..).for_each(|request| engine.add_request(request));
+        engine.step().pop().unwrap().error
+    };
+    let on_cpu = error(&EngineConfig { device: Device::Cpu, ..config("llama") });
+    assert!(
+        on_cpu.as_ref().unwrap().starts_with("all ") && on_cpu.as_ref().unwrap().contains("are masked"),
+        "{on_cpu:?}"
+    );
+    assert_eq!(error(&config("llama")), on_cpu);
 }
 
 #[test]

@@ -67,7 +67,8 @@ impl ModelRunner {
         let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
         let (backend, model) = (&*self.backend, &*self.model);
         let computes = Computes { backend, model, kv_cache: &self.kv_cache };
-        if let Some(predictions) = self.graphs.predict(computes, &scheduled)? {
+        let drawn = self.sampling.drawn_rows(backend, &scheduled);
+        if let Some(predictions) = self.graphs.predict(computes, &scheduled, drawn.as_deref())? {
             let starts: Vec<u32> = (0..=scheduled.len() as u32).collect();
             let computed = Computed::Predictions(&predictions);
             let step = ComputedStep { backend, model, computed, starts: &starts, scheduled: &scheduled };

@@ -1,9 +1,9 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
-    KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor,
-    Weight, WeightFormat, check,
+    AttentionMetadata, AttentionParams, DeviceSampler, EncoderAttentionParams, Expert, GatedActivation, Graphs,
+    HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -60,6 +60,11 @@ pub trait Backend: Debug + Send + Sync {
 
     /// The device's way of recording work, if it has one.
     fn graphs(&self) -> Option<&dyn Graphs> {
+        None
+    }
+
+    /// The device's way of sampling, if it has one; logits are sampled from on the host otherwise.
+    fn sampler(&self) -> Option<&dyn DeviceSampler> {
         None
     }
 
