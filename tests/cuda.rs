@@ -7,7 +7,7 @@ mod support;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
-use rustllm::core::SamplingParams;
+use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
 use support::{golden, request, run, run_on, run_stepping, use_cuda_device};
@@ -58,6 +58,58 @@ fn a_captured_step_is_the_step_to_the_bit() {
     }
 }
 
+/// What the device draws, masks, penalizes and reports; one request leaves nothing to draw from.
+fn sampled_requests() -> Vec<EngineRequest> {
+    let drawn = SamplingParams { max_tokens: Some(8), ignore_eos: true, seed: Some(3), ..SamplingParams::default() };
+    let all = [
+        drawn.clone(),
+        SamplingParams { temperature: 0.0, ..drawn.clone() },
+        SamplingParams { top_k: 9, temperature: 0.8, n: 2, ..drawn.clone() },
+        SamplingParams { top_p: 0.8, min_p: 0.01, ..drawn.clone() },
+        SamplingParams { repetition_penalty: 1.2, frequency_penalty: 0.3, logprobs: Some(3), ..drawn.clone() },
+        SamplingParams { min_tokens: 4, logit_bias: vec![(9, 4.0)], prompt_logprobs: Some(0), ..drawn.clone() },
+        SamplingParams { allowed_token_ids: Some(vec![5]), bad_words_token_ids: vec![vec![5]], ..drawn },
+    ];
+    let prompt = |i: usize| (0..5 + 3 * i).map(|j| ((i * 31 + j * 17) % 250) as u32 + 3).collect();
+    all.into_iter().enumerate().map(|(i, params)| request(&format!("r{i}"), prompt(i), params)).collect()
+}
+
+#[test]
+fn a_captured_step_draws_what_the_step_draws() {
+    use_cuda_device();
+    for case in ["llama", "gemma2"] {
+        let run = |config: &EngineConfig, requests| run(config, requests).sequences;
+        let captured = run(&config(case), sampled_requests());
+        let eager = EngineConfig { enforce_eager: true, ..config(case) };
+        assert_eq!(captured, run(&eager, sampled_requests()), "{case}");
+        // What only draws is captured, what fails is not there, and each draws what it drew among the others.
+        let plain = run(&config(case), sampled_requests().drain(..4).collect());
+        assert!(plain.iter().all(|(key, generated)| *generated == captured[key]), "{case}");
+        assert_eq!(captured[&("r6".to_owned(), 0)].finish_reason, Some(FinishReason::Error));
+
+        let on_cpu = run(&EngineConfig { device: Device::Cpu, ..config(case) }, sampled_requests());
+        for (key, generated) in &captured {
+            assert_eq!(generated.token_ids, on_cpu[key].token_ids, "{case}: {key:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_with_nothing_to_draw_from_says_so() {
+    use_cuda_device();
+    let error = |config: &EngineConfig| -> Option<String> {
+        let mut engine = Engine::load(config, None).unwrap();
+        sampled_requests().drain(6..).for_each(|request| engine.add_request(request));
+        engine.step().pop().unwrap().error
+    };
+    let on_cpu = error(&EngineConfig { device: Device::Cpu, ..config("llama") });
+    assert!(
+        on_cpu.as_ref().unwrap().starts_with("all ") && on_cpu.as_ref().unwrap().contains("are masked"),
+        "{on_cpu:?}"
+    );
+    assert_eq!(error(&config("llama")), on_cpu);
+}
+
 #[test]
 fn a_batch_equals_each_request_alone() {
     use_cuda_device();
@@ -87,11 +139,14 @@ fn tokens_are_those_of_the_cpu() {
     }
 }
 
-/// Greedy requests that end at different times, or at `eos` if they come by it.
-fn greedy_requests(eos: Option<u32>) -> Vec<EngineRequest> {
+/// Requests that want tokens only, greedy and drawn ones, and end at different times, or at `eos` if they come by it.
+fn token_requests(eos: Option<u32>) -> Vec<EngineRequest> {
     let request = |(i, len): (usize, &usize)| {
         let params = SamplingParams {
-            temperature: 0.0,
+            temperature: if i % 2 == 0 { 0.0 } else { 0.9 },
+            seed: Some(7 + i as u64),
+            top_k: if i == 1 { 20 } else { 0 },
+            top_p: if i == 3 { 0.95 } else { 1.0 },
             max_tokens: Some(9 + 7 * i as u32),
             ignore_eos: eos.is_none(),
             ..SamplingParams::default()
@@ -105,9 +160,9 @@ fn greedy_requests(eos: Option<u32>) -> Vec<EngineRequest> {
 fn the_overlapped_loop_gives_the_tokens_of_the_simple_one() {
     use_cuda_device();
     for case in CASES {
-        let simple = run(&config(case), greedy_requests(None));
+        let simple = run(&config(case), token_requests(None));
         let mut engine = Engine::load(&config(case), None).unwrap();
-        let overlapped = run_stepping(&mut engine, greedy_requests(None), Engine::step_overlapped);
+        let overlapped = run_stepping(&mut engine, token_requests(None), Engine::step_overlapped);
         assert_eq!(overlapped.sequences, simple.sequences, "{case}");
         assert_eq!(overlapped.stats.num_steps, simple.stats.num_steps, "{case}: no end came unforeseen");
 
@@ -115,7 +170,7 @@ fn the_overlapped_loop_gives_the_tokens_of_the_simple_one() {
         let longest = &simple.sequences[&("r3".to_owned(), 0)].token_ids;
         let eos = longest[longest.len() / 2];
         let config = EngineConfig { eos_token_ids: Some(vec![eos]), ..config(case) };
-        let last = || greedy_requests(Some(eos)).split_off(3);
+        let last = || token_requests(Some(eos)).split_off(3);
         let simple = run(&config, last());
         let mut engine = Engine::load(&config, None).unwrap();
         let overlapped = run_stepping(&mut engine, last(), Engine::step_overlapped);
@@ -128,9 +183,9 @@ fn the_overlapped_loop_gives_the_tokens_of_the_simple_one() {
 #[test]
 fn requests_that_come_and_go_between_overlapped_steps_hurt_nobody() {
     use_cuda_device();
-    let expected = run(&config("llama"), greedy_requests(None)).sequences;
+    let expected = run(&config("llama"), token_requests(None)).sequences;
     let mut engine = Engine::load(&config("llama"), None).unwrap();
-    let mut arrivals = greedy_requests(None).into_iter();
+    let mut arrivals = token_requests(None).into_iter();
     let mut tokens: HashMap<String, Vec<u32>> = HashMap::new();
     for step in 0.. {
         // One more every fifth step; the second leaves while a step with it is under way.
@@ -187,13 +242,12 @@ fn number_pair(value: &serde_json::Value) -> [usize; 2] {
 #[test]
 fn a_row_without_numbers_ends_with_the_cause_when_the_next_step_is_under_way() {
     use_cuda_device();
-    let expected = run(&config("llama"), greedy_requests(None)).sequences;
+    let expected = run(&config("llama"), token_requests(None)).sequences;
     // The longest sequence meets the token that no other has.
     let longest = &expected[&("r3".to_owned(), 0)].token_ids;
     let others: Vec<u32> =
         expected.iter().filter(|(key, _)| key.0 != "r3").flat_map(|(_, other)| other.token_ids.clone()).collect();
-    let prompts: Vec<u32> =
-        greedy_requests(None).iter().flat_map(|request| request.prompt_token_ids.to_vec()).collect();
+    let prompts: Vec<u32> = token_requests(None).iter().flat_map(|request| request.prompt_token_ids.to_vec()).collect();
     let is_its_own = |at: &usize| {
         let token = longest[*at];
         !others.contains(&token) && !prompts.contains(&token) && !longest[..*at].contains(&token)
@@ -205,7 +259,7 @@ fn a_row_without_numbers_ends_with_the_cause_when_the_next_step_is_under_way() {
     std::fs::remove_dir_all(folder).unwrap();
     let mut errors = Vec::new();
     let mut sequences: HashMap<String, Vec<u32>> = HashMap::new();
-    greedy_requests(None).into_iter().for_each(|request| engine.add_request(request));
+    token_requests(None).into_iter().for_each(|request| engine.add_request(request));
     while engine.has_unfinished() {
         for output in engine.step_overlapped() {
             sequences.entry(output.request_id.to_string()).or_default().extend(output.token_id);

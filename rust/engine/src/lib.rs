@@ -14,6 +14,7 @@ mod batch;
 mod config;
 mod decode_graphs;
 mod device;
+mod device_sampling;
 mod engine;
 mod error;
 mod handle;

@@ -93,7 +93,7 @@ impl ModelRunner {
         let Some(predictions) = self.launch_graph(&scheduled)? else {
             return self.execute_eagerly(&scheduled).map(Begun::Computed);
         };
-        match self.backend.graphs().filter(|_| self.sampling.takes_argmax_only(&scheduled)) {
+        match self.backend.graphs().filter(|_| self.sampling.are_decided_by_graph(&*self.backend, &scheduled)) {
             Some(graphs) => self.graphs.start_reading(graphs, &predictions.argmax).map(Begun::Launched),
             None => self.sample_predictions(&predictions, &scheduled).map(Begun::Computed),
         }
@@ -125,7 +125,8 @@ impl ModelRunner {
 
     fn launch_graph(&mut self, scheduled: &[Scheduled<'_>]) -> Result<Option<Predictions>> {
         let computes = Computes { backend: &*self.backend, model: &*self.model, kv_cache: &self.kv_cache };
-        self.graphs.predict(computes, scheduled)
+        let drawn = self.sampling.drawn_rows(&*self.backend, scheduled);
+        self.graphs.predict(computes, scheduled, drawn.as_deref())
     }
 
     fn sample_predictions(

@@ -22,6 +22,7 @@ pub mod moe;
 pub mod quantize;
 pub mod reference;
 mod rope;
+mod sampling;
 mod tensor;
 mod weight;
 
@@ -36,5 +37,6 @@ pub use lm_head::{LmHeadParams, Predictions};
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
 pub use reference::ReferenceBackend;
 pub use rope::RopeTable;
+pub use sampling::{DeviceSampler, LogitsEdits, LogprobsRequest, Penalties, RowLogprobs, SamplingRow};
 pub use tensor::{Indices, Storage, Tensor};
 pub use weight::{HostMatrix, Release, Weight, WeightFormat};
