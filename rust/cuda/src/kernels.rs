@@ -75,13 +75,15 @@ kernels! {
     "attention_decode" [
         "attention_decode_f16_64", "attention_decode_f16_128", "attention_decode_f16_256",
         "attention_decode_bf16_64", "attention_decode_bf16_128", "attention_decode_bf16_256",
+        "attention_decode_int8_64", "attention_decode_int8_128", "attention_decode_int8_256",
     ] AttentionDecode {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials, tiles: i32,
         most_rows: i32,
     }
     "attention_prefill" [
-        "attention_prefill_f16_64", "attention_prefill_f16_128",
-        "attention_prefill_bf16_64", "attention_prefill_bf16_128",
+        "attention_prefill_f16_64", "attention_prefill_f16_128", "attention_prefill_f16_256",
+        "attention_prefill_bf16_64", "attention_prefill_bf16_128", "attention_prefill_bf16_256",
+        "attention_prefill_int8_64", "attention_prefill_int8_128", "attention_prefill_int8_256",
     ] AttentionPrefill {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
     }
