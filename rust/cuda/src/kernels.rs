@@ -117,6 +117,10 @@ kernels! {
     }
     "linear_input" ["input_f32", "input_f16", "input_bf16"] InputDense { to: Address, stride: i64, x: Matrix }
     "linear_input" ["input_int8"] InputInt8 { to: Address, stride: i64, scales: Address, x: Matrix, for_int4: i32 }
+    "linear_row" [
+        "row_16_f32", "row_16_f16", "row_16_bf16", "row_16_int8", "row_16_int4_g32", "row_16_int4_g64", "row_16_int4_g128",
+        "row_32_f32", "row_32_f16", "row_32_bf16", "row_32_int8", "row_32_int4_g32", "row_32_int4_g64", "row_32_int4_g128",
+    ] RowProducts { linear: LinearOperands, x: Matrix }
     "linear_skinny" [
         "skinny_8x16_f32", "skinny_8x16_f16", "skinny_8x16_bf16", "skinny_8x16_int8", "skinny_8x16_int4_g32", "skinny_8x16_int4_g64", "skinny_8x16_int4_g128",
         "skinny_8x32_f32", "skinny_8x32_f16", "skinny_8x32_bf16", "skinny_8x32_int8", "skinny_8x32_int4_g32", "skinny_8x32_int4_g64", "skinny_8x32_int4_g128",
