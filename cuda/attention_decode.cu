@@ -1,4 +1,4 @@
-// Causal attention of few queries over keys and values of 16 bits: sixteen queries of a sequence and a KV head, so that all
+// Causal attention of few queries over keys and values of 16 or eight bits: sixteen queries of a sequence and a KV head, so that all
 // query heads share every read, and a split of positions, or all of them. grid (sequences x tiles, KV heads, 1 or splits).
 //
 //   shared     queries [part][16]    weights [part][16][64]    keys, values [stage][64]     copied behind the products' back
@@ -69,7 +69,7 @@ struct Decode {
   }
 
   // Scores of this warp's keys as weights, for all warps.
-  DEVICE void weigh(const float (&scores)[2][4]) {
+  DEVICE void weigh(const float (&scores)[2][4], int tile) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const int query = g() + 8 * i;
@@ -80,15 +80,16 @@ struct Decode {
       for (int half = 0; half < 2; ++half) {
         weights[half][0] = step.weight(scores[half][2 * i]);
         weights[half][1] = step.weight(scores[half][2 * i + 1]);
-        leave_weights(query, warp() * GROUP + half * 8 + 2 * c(), weights[half]);
+        leave_weights(query, warp() * GROUP + half * 8 + 2 * c(), weights[half], tile);
       }
       sums[i] = fmaf(sums[i], step.factor, (weights[0][0] + weights[0][1]) + (weights[1][0] + weights[1][1]));
       values.scale(i, step.factor);
     }
   }
-  DEVICE void leave_weights(int query, int key, const float (&weights)[2]) {
+  DEVICE void leave_weights(int query, int key, const float (&weights)[2], int tile) {
+    const auto& stage = memory_of(tile);
     u32 words[PARTS];
-    pack_parts<T>(words, weights[0], weights[1]);
+    pack_parts<T>(words, weights[0] * Tiles::value_scale(stage, key), weights[1] * Tiles::value_scale(stage, key + 1));
 #pragma unroll
     for (int part = 0; part < PARTS; ++part) memory.weights[part][query][key / 2] = words[part];
   }
@@ -159,9 +160,9 @@ struct Decode {
       score_keys(scores, tile);
       __syncthreads();
       if (!AHEAD) copy_keys(tile + 1);
-      weigh(scores);
       if (!AHEAD) wait_for_copies<1>();
       tiles.land_values(memory_of(tile), range, tile);
+      weigh(scores, tile);
       __syncthreads();
       add_values(tile);
       if (!AHEAD) {
@@ -218,3 +219,6 @@ DECODE(attention_decode_f16_256, 1, PagedTiles<f16, 256, DECODE_WARPS>)
 DECODE(attention_decode_bf16_64, 2, PagedTiles<bf16, 64, DECODE_WARPS>)
 DECODE(attention_decode_bf16_128, 2, PagedTiles<bf16, 128, DECODE_WARPS>)
 DECODE(attention_decode_bf16_256, 1, PagedTiles<bf16, 256, DECODE_WARPS>)
+DECODE(attention_decode_int8_64, 1, Int8Tiles<64, DECODE_WARPS>)
+DECODE(attention_decode_int8_128, 1, Int8Tiles<128, DECODE_WARPS>)
+DECODE(attention_decode_int8_256, 1, Int8Tiles<256, DECODE_WARPS>)

@@ -1,5 +1,5 @@
-// Attention on the tensor cores, for keys and values of 16 bits: what a decode step's kernel and a prefill's have in common, so
-// that a row has the same bits from both.
+// Attention on the tensor cores: what a decode step's kernel and a prefill's have in common, so that a row has the same bits from
+// both. Keys and values are numbers of 16 bits, or codes of eight with scales (attention_tiles.cuh).
 //
 //   A query is a row and one of the query heads of a KV head: 16 of them are the rows of a product.
 //   Keys come in tiles of 64 positions, at multiples of 64; a tile in four groups of 16 keys.

@@ -3,11 +3,18 @@
 //
 //   shared     queries [part][64]    keys [64], values [64] of one tile: keys of the next are copied while weights are made,
 //              values while scores are
-//   registers  of a warp: scores [16][64], then weights; acc [16][WIDTH] of a split, and the total of the splits before
+//   registers  of a warp: scores [16][64], then weights; acc [16][COLUMNS] of a split, and the total of the splits before
+//
+// Of heads wider than 128 a warp has no registers for all columns: two warps share 16 queries, and have half of the columns
+// each. Both make all of the weights: a third more products than if they shared these too, and no barrier more. A barrier and
+// [16][32] scores by shared memory in place of the second half of the keys' products would be the next step.
 #pragma once
 #include "attention_tiles.cuh"
 
-constexpr int PREFILL_QUERIES = 64, PREFILL_WARPS = 4;
+constexpr int PREFILL_QUERIES = 64;
+
+template <int WIDTH>
+constexpr int PREFILL_WARPS = WIDTH > 128 ? 8 : 4;
 
 template <class Tiles>
 struct PrefillMemory {
@@ -46,7 +53,7 @@ DEVICE Queries find_queries(const Sequences& seqs, const ScoreRules& rules, int 
 template <class Tiles>
 struct Prefill {
   using T = typename Tiles::T;
-  static constexpr int WIDTH = Tiles::WIDTH, PARTS = PARTS_OF<T>;
+  static constexpr int WIDTH = Tiles::WIDTH, PARTS = PARTS_OF<T>, COLUMNS = WIDTH * 4 / PREFILL_WARPS<WIDTH>;
   static constexpr float NO_UNIT = Tiles::PARTS == 1 ? 1.0f : 0.0f;
 
   PrefillMemory<Tiles>& memory;
@@ -57,11 +64,12 @@ struct Prefill {
   const Range& own_range;  // of this warp's
   const Query (&own)[2];
   float units[2];
-  WeighedValues<WIDTH / 8> values;
+  WeighedValues<COLUMNS / 8> values;
   float sums[2][4] = {};
   float acc_unit = NO_UNIT;  // what values.acc counts in, a power of two: the largest of its tiles'
 
-  DEVICE static int first_query() { return threadIdx.x / 32 * 16; }
+  DEVICE static int first_query() { return threadIdx.x / 32 % 4 * 16; }
+  DEVICE static int first_column() { return threadIdx.x / 128 * COLUMNS; }
   DEVICE static int g() { return threadIdx.x % 32 / 4; }
 
   DEVICE void multiply(float (&products)[8][4]) const {
@@ -116,13 +124,16 @@ struct Prefill {
 #pragma unroll
       for (int word = 0; word < 4; ++word) {
         const float* pair = &weights[2 * group + word / 2][word % 2 * 2];
+        const int key = group * GROUP + word / 2 * 8 + threadIdx.x % 4 * 2;
         u32 words[PARTS];
-        pack_parts<T>(words, pair[0], pair[1]);
+        pack_parts<T>(words, pair[0] * Tiles::value_scale(memory.tile, key),
+                      pair[1] * Tiles::value_scale(memory.tile, key + 1));
 #pragma unroll
         for (int part = 0; part < PARTS; ++part) parts[part][word] = words[part];
       }
-      multiply_values<T, WIDTH, WIDTH / 16, Tiles::PARTS>(
-          values.acc, parts, Tiles::values(memory.tile) + group * GROUP * (WIDTH + 8), tiles.head_dim());
+      multiply_values<T, WIDTH, COLUMNS / 16, Tiles::PARTS>(
+          values.acc, parts, Tiles::values(memory.tile) + group * GROUP * (WIDTH + 8) + first_column(),
+          tiles.head_dim() - first_column());
     }
   }
 
@@ -167,7 +178,8 @@ struct Prefill {
       const int query = first_query() + g() + 8 * i;
       if (!queries.has(query)) continue;
       const float factor = normalizer(values.totals[i], rules, own[i].head);
-      values.write(i, to.row(queries.row(query)) + own[i].head * head_dim, factor, 0, head_dim);
+      values.write(i, to.row(queries.row(query)) + own[i].head * head_dim, factor, first_column(),
+                   head_dim);
     }
   }
 };
@@ -187,10 +199,12 @@ DEVICE void prefill(const Matrix& to, const Matrix& q, const Tiles& tiles, const
   const int first_tile = range.first / TILE, last_tile = range.last / TILE;
   tiles.copy_keys(memory->tile, queries, range, first_tile);
   close_copy_group();
-  load_queries<typename Tiles::T, Tiles::WIDTH, 32 * PREFILL_WARPS>(memory->queries[0][0], memory->units, PREFILL_QUERIES, q,
-                                                                   queries, tiles.head_dim());
+  constexpr int THREADS = 32 * PREFILL_WARPS<Tiles::WIDTH>;
+  load_queries<typename Tiles::T, Tiles::WIDTH, THREADS>(memory->queries[0][0], memory->units, PREFILL_QUERIES, q, queries,
+                                                         tiles.head_dim());
   __syncthreads();
-  Prefill<Tiles> block{*memory, tiles, rules, queries, range, own_range, own, {memory->units[first + g], memory->units[first + g + 8]}, {}};
+  const float units[2] = {memory->units[first + g], memory->units[first + g + 8]};
+  Prefill<Tiles> block{*memory, tiles, rules, queries, range, own_range, own, {units[0], units[1]}, {}};
   block.run(first_tile, last_tile);
   block.write(to);
 }

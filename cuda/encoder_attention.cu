@@ -8,7 +8,7 @@
 #include "attention_prefill.cuh"
 #include "attention_scalar.cuh"
 
-constexpr int TILE_THREADS = 32 * PREFILL_WARPS;
+constexpr int TILE_THREADS = 128;
 
 // The parts of all tiles, and the unit of each.
 struct SplitRows {

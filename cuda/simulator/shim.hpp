@@ -349,6 +349,7 @@ std::vector<size_t> argument_sizes(void (*)(A...)) {
 
 template <class T>
 inline T* dynamic_shared() {
+  if (sizeof(T) + 128 > block->dynamic.size()) fail("a block's shared memory is larger than its launch says");
   const uintptr_t address = reinterpret_cast<uintptr_t>(block->dynamic.data());
   return reinterpret_cast<T*>((address + 127) & ~uintptr_t(127));
 }
