@@ -1,5 +1,5 @@
-// Causal attention over the paged cache, a row of the batch at a time: for caches and widths that the tensor cores do not
-// serve. attention_scalar.cuh has how.
+// Causal attention over the paged cache, a row of the batch at a time: for caches of float32, which the tensor cores would
+// multiply as three numbers with six products for each, and for widths that they do not serve. attention_scalar.cuh has how.
 #include "attention_scalar.cuh"
 
 #define ATTENTION(name, T)                                                                                              \

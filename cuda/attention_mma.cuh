@@ -1,5 +1,5 @@
-// Attention on the tensor cores, for keys and values of 16 bits: what a decode step's kernel and a prefill's have in common, so
-// that a row has the same bits from both.
+// Attention on the tensor cores: what a decode step's kernel and a prefill's have in common, so that a row has the same bits from
+// both. Keys and values are numbers of 16 bits, or codes of eight with scales (attention_tiles.cuh).
 //
 //   A query is a row and one of the query heads of a KV head: 16 of them are the rows of a product.
 //   Keys come in tiles of 64 positions, at multiples of 64; a tile in four groups of 16 keys.
@@ -17,7 +17,7 @@
 #include "ldmatrix.cuh"
 #include "mma.cuh"
 
-constexpr int TILE = 64, GROUP = 16, MMA_THREADS = 128;
+constexpr int TILE = 64, GROUP = 16;
 
 // How many numbers of a type a float32 is the sum of.
 template <class T>
@@ -84,14 +84,15 @@ struct Range {
       last = max(last, __shfl_xor_sync(~0u, last, distance));
     }
   }
+  DEVICE bool has(int position) const { return position >= first && position <= last; }
   DEVICE bool meets(int position, int count) const { return position <= last && position + count > first; }
 };
 
 // Brings `rows` queries to shared memory, [part][rows][WIDTH / 2 + 4 words], columns past the head's as zeros, and the powers
 // of two they were divided by to `units`.
-template <class T, int WIDTH>
+template <class T, int WIDTH, int THREADS>
 DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Queries& queries, int head_dim) {
-  for (int i = threadIdx.x / 8; i < rows; i += MMA_THREADS / 8) {
+  for (int i = threadIdx.x / 8; i < rows; i += THREADS / 8) {
     const float* from = queries.has(i) ? q.row(queries.row(i)) + queries.head(i) * head_dim : nullptr;
     float unit = 1.0f, inverse = 1.0f;
     if (PARTS_OF<T> == 2) {
@@ -111,28 +112,6 @@ DEVICE void load_queries(u32* to, float* units, int rows, Matrix q, const Querie
         to[(part * rows + i) * (WIDTH / 2 + 4) + at / 2] = words[part];
     }
     if (threadIdx.x % 8 == 0) units[i] = unit;
-  }
-}
-
-// Begins to copy the keys or values of a tile's positions to shared memory, [TILE][WIDTH + 8]: zeros for those not in range
-// and for columns past the head's. A warp takes a group of keys, which lie in one block: blocks hold a multiple of 16.
-template <class T, int WIDTH>
-DEVICE void copy_tile(T* to, u8* from, const KvBlocks& cache, const Sequences& seqs, const Queries& queries,
-                      const Range& range, int tile) {
-  constexpr int VECTORS = WIDTH / 8;
-  const int own = threadIdx.x / 32 * GROUP, first = tile * TILE + own;
-  const T* keys = reinterpret_cast<const T*>(from);
-  if (range.meets(first, GROUP)) {
-    const u32 block = first / cache.block_size, within = first - block * cache.block_size;
-    const u32 found = seqs.block_table[(i64)queries.seq * seqs.max_blocks + block];
-    keys = cache.row<T>(from, cache.place(found, queries.kv_head, within), cache.head_dim);
-  }
-#pragma unroll 2
-  for (int i = threadIdx.x % 32; i < GROUP * VECTORS; i += 32) {
-    const int key = i / VECTORS, at = i % VECTORS * 8;
-    const bool present = first + key >= range.first && first + key <= range.last && at < cache.head_dim;
-    const T* source = present ? keys + key * cache.head_dim + at : keys;
-    copy_async_16(to + (own + key) * (WIDTH + 8) + at, source, present);
   }
 }
 
@@ -191,16 +170,17 @@ DEVICE void multiply_values(float (&acc)[2 * PAIRS][4], const u32 (&weights)[PAR
 }
 
 // Products become scores in place, -infinity where a query does not see the key: of the two queries that a lane has numbers
-// of, and eight keys from `position` on.
+// of, and eight keys of a tile from `first` on.
+template <class Tiles>
 DEVICE void score(float (&products)[4], const Query (&queries)[2], const float (&units)[2], const ScoreRules& rules,
-                  int position) {
+                  const typename Tiles::Memory& memory, int tile, int first) {
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const Query& query = queries[i / 2];
-    const int key = position + threadIdx.x % 4 * 2 + i % 2;
-    const bool visible = key >= query.first && key <= query.last;
-    products[i] =
-        visible ? rules.score(products[i] * units[i / 2], query.row, query.head, key - query.position) : -infinity();
+    const int key = first + threadIdx.x % 4 * 2 + i % 2, position = tile * TILE + key;
+    const bool visible = position >= query.first && position <= query.last;
+    const float dot = products[i] * units[i / 2] * Tiles::key_scale(memory, key);
+    products[i] = visible ? rules.score(dot, query.row, query.head, position - query.position) : -infinity();
   }
 }
 
@@ -216,6 +196,52 @@ struct Step {
     factor = exp_below(before - reference);
   }
   DEVICE float weight(float score) const { return exp_below(score - reference); }
+};
+
+// What a warp makes of the values of FRAGMENTS times eight columns, a lane for queries lane / 4 and lane / 4 + 8.
+template <int FRAGMENTS>
+struct WeighedValues {
+  // Of a split: sums of weighed values, relative to the largest score.
+  float acc[FRAGMENTS][4] = {}, largest[2] = {-infinity(), -infinity()};
+  // Of the splits before it.
+  float out[FRAGMENTS][4] = {};
+  Softmax totals[2];
+
+  // What has been summed up of the split counts for `factor`.
+  DEVICE void scale(int i, float factor) {
+#pragma unroll
+    for (int n = 0; n < FRAGMENTS; ++n) acc[n][2 * i] *= factor, acc[n][2 * i + 1] *= factor;
+  }
+
+  // A split ends, whose weights' sum is `sum`. What was summed up counts in `unit`.
+  DEVICE void end_split(int i, float sum, float unit) {
+    const Fold fold(totals[i], Softmax(largest[i], sum));
+#pragma unroll
+    for (int n = 0; n < FRAGMENTS; ++n) {
+      out[n][2 * i] = fold(out[n][2 * i], acc[n][2 * i] * unit);
+      out[n][2 * i + 1] = fold(out[n][2 * i + 1], acc[n][2 * i + 1] * unit);
+      acc[n][2 * i] = acc[n][2 * i + 1] = 0.0f;
+    }
+    largest[i] = -infinity();
+  }
+
+  // Leaves a split's values to merge_splits: columns from `first` on.
+  DEVICE void leave(int i, float* to, int first, int head_dim) const {
+#pragma unroll
+    for (int n = 0; n < FRAGMENTS; ++n) {
+      const int column = first + n * 8 + threadIdx.x % 4 * 2;
+      if (column < head_dim) *reinterpret_cast<float2*>(to + column) = float2{acc[n][2 * i], acc[n][2 * i + 1]};
+    }
+  }
+
+  // Writes a query's columns from `first` on, times `factor`.
+  DEVICE void write(int i, float* result, float factor, int first, int head_dim) const {
+#pragma unroll
+    for (int n = 0; n < FRAGMENTS; ++n) {
+      const int column = first + n * 8 + threadIdx.x % 4 * 2;
+      if (column < head_dim) result[column] = out[n][2 * i] * factor, result[column + 1] = out[n][2 * i + 1] * factor;
+    }
+  }
 };
 
 DEVICE float quad_max(float value) {

@@ -8,6 +8,8 @@
 #include "attention_prefill.cuh"
 #include "attention_scalar.cuh"
 
+constexpr int TILE_THREADS = 128;
+
 // The parts of all tiles, and the unit of each.
 struct SplitRows {
   f16* parts;
@@ -24,6 +26,10 @@ template <int WIDTH_>
 struct OwnTiles {
   using T = f16;
   static constexpr int WIDTH = WIDTH_, PARTS = 2;
+  struct Memory {
+    T keys[PARTS][TILE][WIDTH + 8];
+    T values[PARTS][TILE][WIDTH + 8];
+  };
   SplitRows rows;
   Sequences seqs;
 
@@ -31,11 +37,21 @@ struct OwnTiles {
   DEVICE void copy(f16* to, const Queries& queries, int tile, int which) const {
     const f16* from = rows.parts + rows.number(seqs, queries.seq, tile, queries.kv_head, which) * (PARTS * TILE * WIDTH);
 #pragma unroll 4
-    for (int i = threadIdx.x; i < PARTS * TILE * WIDTH / 8; i += MMA_THREADS)
+    for (int i = threadIdx.x; i < PARTS * TILE * WIDTH / 8; i += TILE_THREADS)
       copy_async_16(to + i / (WIDTH / 8) * (WIDTH + 8) + i % (WIDTH / 8) * 8, from + i * 8, true);
   }
-  DEVICE void copy_keys(f16* to, const Queries& queries, const Range&, int tile) const { copy(to, queries, tile, 0); }
-  DEVICE void copy_values(f16* to, const Queries& queries, const Range&, int tile) const { copy(to, queries, tile, 1); }
+  DEVICE void copy_keys(Memory& to, const Queries& queries, const Range&, int tile) const {
+    copy(to.keys[0][0], queries, tile, 0);
+  }
+  DEVICE void copy_values(Memory& to, const Queries& queries, const Range&, int tile) const {
+    copy(to.values[0][0], queries, tile, 1);
+  }
+  DEVICE void land_keys(Memory&, const Range&, int) const {}
+  DEVICE void land_values(Memory&, const Range&, int) const {}
+  DEVICE static const T* keys(const Memory& memory) { return memory.keys[0][0]; }
+  DEVICE static const T* values(const Memory& memory) { return memory.values[0][0]; }
+  DEVICE static float key_scale(const Memory&, int) { return 1.0f; }
+  DEVICE static float value_scale(const Memory&, int) { return 1.0f; }
   DEVICE float key_unit(const Queries& queries, int tile) const {
     return rows.units[rows.number(seqs, queries.seq, tile, queries.kv_head, 0)];
   }
@@ -47,7 +63,7 @@ struct OwnTiles {
 // grid (tiles of all sequences, KV heads, 2). Rows and columns that are not there become zeros.
 template <int WIDTH>
 DEVICE void split_rows(const Matrix& k, const Matrix& v, const SplitRows& to, const Sequences& seqs) {
-  __shared__ float scratch[MMA_THREADS / 32];
+  __shared__ float scratch[TILE_THREADS / 32];
   ScoreRules one_head{};
   one_head.group = 1;
   const Queries rows = find_queries(seqs, one_head, blockIdx.x, blockIdx.y, 0);
@@ -57,12 +73,12 @@ DEVICE void split_rows(const Matrix& k, const Matrix& v, const SplitRows& to, co
     return rows.has(row) && at < to.head_dim ? from[rows.row(row) * stride + at] : 0.0f;
   };
   float largest = 0.0f;
-  for (int i = threadIdx.x; i < TILE * WIDTH; i += MMA_THREADS) largest = fmaxf(largest, fabsf(number(i / WIDTH, i % WIDTH)));
+  for (int i = threadIdx.x; i < TILE * WIDTH; i += TILE_THREADS) largest = fmaxf(largest, fabsf(number(i / WIDTH, i % WIDTH)));
   const float unit = unit_of(block_max(largest, scratch)), inverse = 1.0f / unit;
   const i64 tile = to.number(seqs, rows.seq, rows.first / TILE, blockIdx.y, blockIdx.z);
   if (threadIdx.x == 0) to.units[tile] = unit;
   u32* parts = reinterpret_cast<u32*>(to.parts + tile * (2 * TILE * WIDTH));
-  for (int i = threadIdx.x; i < TILE * WIDTH / 2; i += MMA_THREADS) {
+  for (int i = threadIdx.x; i < TILE * WIDTH / 2; i += TILE_THREADS) {
     const int row = i / (WIDTH / 2), at = i % (WIDTH / 2) * 2;
     u32 words[2];
     pack_parts<f16>(words, number(row, at) * inverse, number(row, at + 1) * inverse);

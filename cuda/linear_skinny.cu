@@ -2,18 +2,19 @@
 //
 //   block    16 (or 32) weight rows x 8 (or 16) rows of x, 8 warps, each with an eighth of K (cuda/gemm.cuh)
 //
-// An estimate, not a measurement, for bf16, one row, K = 4096 on an H200 (132 multiprocessors, 4.3 TB/s, 1.7 GHz):
+// An estimate, not a measurement, for bf16, up to eight rows, K = 4096 on an H200 (132 multiprocessors, 4.3 TB/s, 1.7 GHz):
 //
 //   in flight       2 blocks of 8 warps with 3 slabs of 16 x 128 bytes: 96 KB a multiprocessor, where a latency of 1 us asks
 //                   for 33 KB
 //   instructions    102 for a slab of 2 KB of the weight (sm_90a); at full bandwidth a slab comes every 107 cycles, which
 //                   are 428 issue slots: 24 %. Of int4 in groups of 128, 207 for 1 KB, 97 %: there instructions are the limit,
 //                   at some 70 to 80 % of the bandwidth; in groups of 32, 297
-//   from L2         x again for every block, 8 KB beside 128 KB of the weight: 6 %; of eight rows 50 %
+//   from L2         x again for every block, 64 KB beside 128 KB of the weight: 50 %
 //   N = 4096        256 blocks, all at once on 264 places: 7.8 us of reading, about 2.5 us to start and to end: some 75 %
 //   N = 28672       1792 blocks, 6.8 for each place: 55 us of reading, the ends of blocks overlap: some 85 to 90 %
 //
-// The rounding of x by a kernel of its own, about 2 us where kernels do not overlap, comes on top.
+// The rounding of x by a kernel of its own, about 2 us where kernels do not overlap, comes on top; one row has no need of it
+// (linear_row.cu).
 #include "linear.cuh"
 
 // grid (ceil(tile rows / (16 * M)), ceil(rows / (8 * N))).

@@ -7,7 +7,7 @@ mod support;
 use std::path::Path;
 
 use rustllm::core::SamplingParams;
-use rustllm::engine::{Device, EngineConfig};
+use rustllm::engine::{Device, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType};
 use serde_json::Value;
 use support::{Generated, golden, golden_cases, numbers, request, run, use_cuda_device};
@@ -110,14 +110,16 @@ fn check(case: &str, device: Device, (longest, max_tokens): (usize, u32)) {
         .iter()
         .filter(|prompt| prompt["prompt_token_ids"].as_array().unwrap().len() <= longest)
         .collect();
-    let requests = prompts
-        .iter()
-        .enumerate()
-        .map(|(i, prompt)| request(&i.to_string(), numbers(&prompt["prompt_token_ids"]), params.clone()));
-    let generated = run(&config, requests.collect());
+    let generated = run(&config, numbered_requests(prompts.iter().copied(), &params));
     for (i, prompt) in prompts.iter().enumerate() {
         assert_matches(case, prompt, &generated.sequences[&(i.to_string(), 0)]);
     }
+}
+
+/// A request of each prompt, named by its place.
+fn numbered_requests<'a>(prompts: impl IntoIterator<Item = &'a Value>, params: &SamplingParams) -> Vec<EngineRequest> {
+    let prompts = prompts.into_iter().map(|prompt| numbers(&prompt["prompt_token_ids"])).enumerate();
+    prompts.map(|(i, ids)| request(&i.to_string(), ids, params.clone())).collect()
 }
 
 /// How far a run of a case's prompts is from transformers' logprobs.
@@ -144,11 +146,7 @@ impl Moved {
         change(&mut config);
         let params = SamplingParams { max_tokens: Some(1), prompt_logprobs: Some(0), ..SamplingParams::default() };
         let prompts = reference["prompts"].as_array().unwrap();
-        let requests = prompts
-            .iter()
-            .enumerate()
-            .map(|(i, prompt)| request(&i.to_string(), numbers(&prompt["prompt_token_ids"]), params.clone()));
-        let generated = run(&config, requests.collect());
+        let generated = run(&config, numbered_requests(prompts, &params));
         for (i, prompt) in prompts.iter().enumerate() {
             let theirs: Vec<f32> = numbers(&prompt["prompt_logprobs"]);
             let ours = &generated.sequences[&(i.to_string(), 0)].prompt_logprobs;

@@ -53,6 +53,7 @@ uint64_t schedule_of_environment() {
 }
 
 thread_local uint64_t schedule = schedule_of_environment();
+thread_local unsigned max_shared_bytes = 166912;  // as on sm_80
 
 bool is_allocated(Address address, size_t bytes) {
   std::lock_guard<std::mutex> held(memory_lock);
@@ -76,6 +77,9 @@ bool captures(void* stream) { return stream && static_cast<Stream*>(stream)->cap
 // -- what only tests call -------------------------------------------------------------------------------------------
 
 extern "C" __attribute__((visibility("default"))) void simulator_set_schedule(uint64_t value) { schedule = value; }
+extern "C" __attribute__((visibility("default"))) void simulator_set_max_shared_bytes(unsigned value) {
+  max_shared_bytes = value;
+}
 
 // The sizes of a kernel's arguments. Returns how many there are, or -1 if there is no such kernel.
 API simulator_arguments(const char* name, size_t* bytes, int capacity) {
@@ -107,7 +111,7 @@ API cuDeviceGetAttribute(int* value, int attribute, int) {
     case 16: *value = 4; break;       // multiprocessors
     case 75: *value = 8; break;       // compute capability: what the simulator can run is that of sm_80
     case 76: *value = 0; break;
-    case 97: *value = 166912; break;  // shared memory of a block that asks for it, as on sm_80
+    case 97: *value = int(max_shared_bytes); break;  // shared memory of a block that asks for it
     default: *value = 0;
   }
   return kSuccess;
@@ -215,7 +219,7 @@ API cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
   const auto* kernel = static_cast<const simulator::Kernel*>(function);
   const unsigned threads = block_x * block_y * block_z;
   const bool grid_fits = grid_x && grid_y && grid_z && grid_x < (1u << 31) && grid_y <= 65535 && grid_z <= 65535;
-  if (!grid_fits || threads == 0 || threads > 1024 || shared_bytes > 166912) return kInvalidValue;
+  if (!grid_fits || threads == 0 || threads > 1024 || shared_bytes > max_shared_bytes) return kInvalidValue;
   auto values = std::make_shared<std::vector<std::vector<char>>>();
   for (size_t i = 0; i < kernel->argument_bytes.size(); ++i) {
     auto* value = static_cast<char*>(arguments[i]);

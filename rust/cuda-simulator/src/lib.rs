@@ -57,6 +57,15 @@ pub fn set_schedule(schedule: u64) {
     unsafe { load().get::<SetSchedule>(b"simulator_set_schedule\0").expect("the simulator has it")(schedule) }
 }
 
+/// Chooses how much shared memory a block may take on the devices that this thread opens: as on sm_80 where nobody chose.
+pub fn set_max_shared_bytes(bytes: u32) {
+    type SetMaxSharedBytes = unsafe extern "C" fn(u32);
+    // SAFETY: the symbol has this type.
+    unsafe {
+        load().get::<SetMaxSharedBytes>(b"simulator_set_max_shared_bytes\0").expect("the simulator has it")(bytes)
+    }
+}
+
 /// The names of all kernels, in alphabetical order.
 pub fn kernels() -> Vec<String> {
     type KernelName = unsafe extern "C" fn(usize) -> *const c_char;

@@ -1,7 +1,7 @@
 //! Attention: how an op is cut into the blocks of its kernels. `cuda/attention.cuh` has what they compute.
 //!
 //! ```text
-//!   keys and values of 16 bits, heads of a multiple of 8 up to 256              others
+//!   keys and values of 16 bits or int8, heads of a multiple of 8 up to 256      others: float32, other widths
 //!     up to 16 queries of a sequence   attention_decode    16 queries a block     attention_*   a row a block
 //!     more of them                     attention_prefill   64 queries a block
 //!   too few blocks for the device: one for each split of the positions, and merge_splits
@@ -114,41 +114,63 @@ pub(crate) fn head_dim_within(op: &'static str, head_dim: usize, most: usize) ->
 
 /// The kernels on the tensor cores for a dtype and heads of up to `width` elements.
 struct TensorCores {
+    dtype: KvCacheDType,
     width: usize,
-    /// Parts of float32 numbers: `PARTS_OF` of `cuda/attention_mma.cuh`.
-    parts: usize,
     decode: &'static str,
-    /// Stages of the decode kernel's pipeline.
-    stages: usize,
-    prefill: Option<&'static str>,
+    prefill: &'static str,
 }
 
 impl TensorCores {
     fn of(dtype: KvCacheDType, head_dim: usize) -> Option<Self> {
         let width = [64, 128, 256].into_iter().find(|width| head_dim <= *width && head_dim.is_multiple_of(8))?;
         let (decode, prefill) = match (dtype, width) {
-            (KvCacheDType::F16, 64) => ("attention_decode_f16_64", Some("attention_prefill_f16_64")),
-            (KvCacheDType::F16, 128) => ("attention_decode_f16_128", Some("attention_prefill_f16_128")),
-            (KvCacheDType::F16, _) => ("attention_decode_f16_256", None),
-            (KvCacheDType::BF16, 64) => ("attention_decode_bf16_64", Some("attention_prefill_bf16_64")),
-            (KvCacheDType::BF16, 128) => ("attention_decode_bf16_128", Some("attention_prefill_bf16_128")),
-            (KvCacheDType::BF16, _) => ("attention_decode_bf16_256", None),
-            (KvCacheDType::F32 | KvCacheDType::Int8, _) => return None,
+            (KvCacheDType::F32, _) => return None,
+            (KvCacheDType::F16, 64) => ("attention_decode_f16_64", "attention_prefill_f16_64"),
+            (KvCacheDType::F16, 128) => ("attention_decode_f16_128", "attention_prefill_f16_128"),
+            (KvCacheDType::F16, _) => ("attention_decode_f16_256", "attention_prefill_f16_256"),
+            (KvCacheDType::BF16, 64) => ("attention_decode_bf16_64", "attention_prefill_bf16_64"),
+            (KvCacheDType::BF16, 128) => ("attention_decode_bf16_128", "attention_prefill_bf16_128"),
+            (KvCacheDType::BF16, _) => ("attention_decode_bf16_256", "attention_prefill_bf16_256"),
+            (KvCacheDType::Int8, 64) => ("attention_decode_int8_64", "attention_prefill_int8_64"),
+            (KvCacheDType::Int8, 128) => ("attention_decode_int8_128", "attention_prefill_int8_128"),
+            (KvCacheDType::Int8, _) => ("attention_decode_int8_256", "attention_prefill_int8_256"),
         };
-        let parts = if dtype == KvCacheDType::F16 { 2 } else { 3 };
-        Some(Self { width, parts, decode, stages: if width == 256 { 1 } else { 2 }, prefill })
+        Some(Self { dtype, width, decode, prefill })
+    }
+
+    /// Parts of float32 numbers: `PARTS_OF` of `cuda/attention_mma.cuh`.
+    fn parts(&self) -> usize {
+        if self.dtype == KvCacheDType::F16 { 2 } else { 3 }
+    }
+
+    /// Stages of the decode kernel's pipeline. Codes have one before the tile that they become.
+    fn stages(&self) -> usize {
+        if self.width == 256 || self.dtype == KvCacheDType::Int8 { 1 } else { 2 }
+    }
+
+    /// The size of the tiles' `Memory` of `cuda/attention_tiles.cuh`.
+    fn tile_bytes(&self) -> usize {
+        match self.dtype {
+            KvCacheDType::Int8 => shared_rows(TILE, self.width) + 2 * TILE * (self.width + 2 * size_of::<f32>()),
+            _ => tile_bytes(self.width, 1),
+        }
     }
 
     /// The size of `DecodeMemory`.
     fn decode_bytes(&self) -> usize {
-        let queries = shared_rows(self.parts * DECODE_QUERIES, self.width);
-        let weights = shared_rows(self.parts * DECODE_QUERIES, TILE);
+        let queries = shared_rows(self.parts() * DECODE_QUERIES, self.width);
+        let weights = shared_rows(self.parts() * DECODE_QUERIES, TILE);
         let of_queries = 9 * DECODE_QUERIES * size_of::<f32>();
-        queries + weights + 2 * self.stages * shared_rows(TILE, self.width) + of_queries
+        queries + weights + self.stages() * self.tile_bytes() + of_queries
     }
 
     fn prefill_bytes(&self) -> usize {
-        prefill_bytes(self.width, self.parts, 1)
+        prefill_bytes(self.width, self.parts(), self.tile_bytes())
+    }
+
+    /// Threads of a block of the prefill kernel: `PREFILL_WARPS` of `cuda/attention_prefill.cuh`.
+    fn prefill_threads(&self) -> u32 {
+        if self.width == 256 { 256 } else { THREADS }
     }
 }
 
@@ -157,10 +179,14 @@ fn shared_rows(rows: usize, cols: usize) -> usize {
     rows * (cols + 8) * 2
 }
 
-/// The size of `PrefillMemory` of `cuda/attention_prefill.cuh`: queries of `parts`, and tiles.
-pub(crate) fn prefill_bytes(width: usize, parts: usize, tile_parts: usize) -> usize {
-    let (queries, tiles) = (shared_rows(parts * PREFILL_QUERIES, width), shared_rows(2 * tile_parts * TILE, width));
-    queries + tiles + PREFILL_QUERIES * size_of::<f32>()
+/// Bytes of a tile's keys and values that are sums of `parts` numbers of 16 bits.
+pub(crate) fn tile_bytes(width: usize, parts: usize) -> usize {
+    shared_rows(2 * parts * TILE, width)
+}
+
+/// The size of `PrefillMemory` of `cuda/attention_prefill.cuh`: queries of `parts`, and a tile.
+pub(crate) fn prefill_bytes(width: usize, parts: usize, tile_bytes: usize) -> usize {
+    shared_rows(parts * PREFILL_QUERIES, width) + tile_bytes + PREFILL_QUERIES * size_of::<f32>()
 }
 
 impl CudaBackend {
@@ -205,17 +231,19 @@ impl CudaBackend {
 
     fn on_tensor_cores(&self, op: &Op, kernels: &TensorCores) -> Result<()> {
         let group = op.params.num_heads / op.params.num_kv_heads;
-        let prefill = kernels.prefill.filter(|_| kernels.prefill_bytes() <= self.device.max_shared_bytes());
-        let most_rows = if prefill.is_some() { (DECODE_QUERIES / group).max(1) } else { usize::MAX };
+        // Without room for a prefill's tiles, all rows are done as a decode step's.
+        let prefills = kernels.prefill_bytes() <= self.device.max_shared_bytes();
+        let most_rows = if prefills { (DECODE_QUERIES / group).max(1) } else { usize::MAX };
         let rows = || op.metadata.query_start_loc.as_slice().windows(2).map(|bounds| (bounds[1] - bounds[0]) as usize);
         let (heads, most) = (op.params.num_kv_heads, at_most(most_rows));
-        if let Some(entry) = prefill {
+        if prefills {
             let long = rows().filter(|rows| *rows > most_rows);
             let tiles = long.map(|rows| (rows * group).div_ceil(PREFILL_QUERIES)).sum();
-            let grid = Grid { shared_bytes: kernels.prefill_bytes() as u32, ..Grid::new((tiles, heads, 1), THREADS) };
+            let grid = Grid::new((tiles, heads, 1), kernels.prefill_threads());
+            let grid = Grid { shared_bytes: kernels.prefill_bytes() as u32, ..grid };
             let Op { to, q, cache, seqs, rules, .. } = *op;
             let attention = AttentionPrefill { to, q, cache, seqs, rules, most_rows: most };
-            self.device.launch(entry, grid, &attention)?;
+            self.device.launch(kernels.prefill, grid, &attention)?;
         }
         let longest = rows().filter(|rows| *rows <= most_rows).max().unwrap_or(0);
         let tiles = (longest * group).div_ceil(DECODE_QUERIES);

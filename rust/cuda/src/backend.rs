@@ -2,9 +2,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
-    Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
-    Routing, RoutingParams, Tensor, Weight, WeightFormat, check, checked_size,
+    Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, DeviceSampler,
+    EncoderAttentionParams, Error, Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check, checked_size,
 };
 
 use crate::buffer::Buffer;
@@ -16,9 +16,8 @@ use crate::kernels::{
 };
 use crate::linear::{self, Then};
 use crate::moe::ExpertTables;
-use crate::upload::Uploader;
 use crate::view::{Matrix, dense, indices, optional_vector, vector};
-use crate::weight::DeviceWeight;
+use crate::weight::{DeviceWeight, WeightLoader};
 use crate::{CudaError, NAME, argmax, kv_cache};
 
 /// Columns that a block of an elementwise kernel takes.
@@ -46,8 +45,7 @@ pub struct CudaBackend {
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arenas: Mutex<Arenas>,
-    /// Once a weight was loaded.
-    uploader: Mutex<Option<Uploader>>,
+    weight_loader: Mutex<WeightLoader>,
     /// Where results may depend on the batch.
     pub(crate) cublas: Option<CublasLt>,
     pub(crate) expert_tables: ExpertTables,
@@ -58,6 +56,8 @@ pub struct CudaBackend {
 pub(crate) struct Arenas {
     eager: Arena<Buffer>,
     captured: Arena<Buffer>,
+    /// What an op leaves behind for nobody: recorded or not, all share it, since they run one after another.
+    workspaces: Arena<Buffer>,
     /// Whether work is being captured.
     pub capturing: bool,
 }
@@ -70,12 +70,17 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let arenas = Arenas { eager: Arena::default(), captured: Arena::of_graphs(), capturing: false };
+        let arenas = Arenas {
+            eager: Arena::default(),
+            captured: Arena::of_graphs(),
+            workspaces: Arena::of_graphs(),
+            capturing: false,
+        };
         Ok(Self {
             device: Arc::new(Device::open(options.ordinal)?),
             id,
             arenas: Mutex::new(arenas),
-            uploader: Mutex::default(),
+            weight_loader: Mutex::default(),
             cublas: if options.deterministic { None } else { CublasLt::find() },
             expert_tables: ExpertTables::default(),
         })
@@ -109,11 +114,25 @@ impl CudaBackend {
         self.arenas.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn weight_loader(&self) -> MutexGuard<'_, WeightLoader> {
+        // A panic leaves it whole: parts of a slab are handed out one by one.
+        self.weight_loader.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Memory of the arena for `bytes`.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
         let mut arenas = self.arenas();
         let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
-        arena.take(bytes, |bytes| Ok(Buffer::new(self.device.alloc(&[bytes], "activations")?, self.id)))
+        arena.take(bytes, |bytes| self.buffer(bytes))
+    }
+
+    /// Memory for what is of use inside one op only.
+    pub(crate) fn workspace(&self, bytes: usize) -> Result<Arc<Buffer>> {
+        self.arenas().workspaces.take(bytes, |bytes| self.buffer(bytes))
+    }
+
+    fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        Ok(Buffer::new(self.device.alloc(&[bytes], "activations")?, self.id))
     }
 
     /// A new tensor, with unspecified contents.
@@ -173,17 +192,20 @@ impl Backend for CudaBackend {
         Some(self)
     }
 
+    fn plan_weights(&self, bytes: u64) {
+        self.weight_loader().arena.plan(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    fn sampler(&self) -> Option<&dyn DeviceSampler> {
+        Some(self)
+    }
+
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {
         let (out_features, in_features) = check::load_weight(parts)?;
         if !self.supports(format) {
             return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
         }
-        let mut uploader = self.uploader.lock().unwrap_or_else(PoisonError::into_inner);
-        let uploader = match &mut *uploader {
-            Some(uploader) => uploader,
-            none => none.insert(Uploader::new(&self.device)?),
-        };
-        let packed = DeviceWeight::load(&self.device, uploader, self.id, parts, format)?;
+        let packed = DeviceWeight::load(&self.device, &mut self.weight_loader(), self.id, parts, format)?;
         Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 

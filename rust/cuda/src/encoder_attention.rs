@@ -4,7 +4,7 @@ use rustllm_ops::{EncoderAttentionParams, Indices, Result, Tensor, checked_size}
 
 use crate::attention::{
     PREFILL_QUERIES, SCALAR_DIMS, SCALAR_HEADS, ScoreRules, Sequences, THREADS, TILE, at_most, head_dim_within,
-    prefill_bytes,
+    prefill_bytes, tile_bytes,
 };
 use crate::backend::CudaBackend;
 use crate::device::Grid;
@@ -14,6 +14,11 @@ use crate::view::{Address, Matrix, indices, optional_vector};
 
 /// Parts that keys, values and queries are the sum of.
 const PARTS: usize = 2;
+
+/// What a block of the kernels for heads of up to `width` elements takes.
+fn shared_bytes(width: usize) -> usize {
+    prefill_bytes(width, PARTS, tile_bytes(width, PARTS))
+}
 
 /// Keys and values as parts: `SplitRows` of `cuda/encoder_attention.cu`.
 #[derive(Debug, Clone, Copy)]
@@ -64,7 +69,7 @@ impl CudaBackend {
             65..=128 => Some((128, "split_rows_128", "encoder_attention_128")),
             _ => None,
         };
-        match kernels.filter(|(width, ..)| prefill_bytes(*width, PARTS, PARTS) <= self.device.max_shared_bytes()) {
+        match kernels.filter(|(width, ..)| shared_bytes(*width) <= self.device.max_shared_bytes()) {
             Some((width, split, attend)) => {
                 self.tile_by_tile(&op, params, &rows, (width, split, attend))?;
             }
@@ -98,8 +103,7 @@ impl CudaBackend {
         let grid = Grid::new((tiles, heads, 2), THREADS);
         self.device.launch(split, grid, &SplitIntoTiles { k, v, rows: tiled, seqs })?;
         let tiles = rows.iter().map(|rows| (rows * group).div_ceil(PREFILL_QUERIES)).sum();
-        let shared_bytes = prefill_bytes(width, PARTS, PARTS) as u32;
-        let grid = Grid { shared_bytes, ..Grid::new((tiles, heads, 1), THREADS) };
+        let grid = Grid { shared_bytes: shared_bytes(width) as u32, ..Grid::new((tiles, heads, 1), THREADS) };
         self.device.launch(attend, grid, &EncoderAttentionOfTiles { to, q, rows: tiled, seqs, rules })
     }
 

@@ -75,16 +75,20 @@ kernels! {
     "attention_decode" [
         "attention_decode_f16_64", "attention_decode_f16_128", "attention_decode_f16_256",
         "attention_decode_bf16_64", "attention_decode_bf16_128", "attention_decode_bf16_256",
+        "attention_decode_int8_64", "attention_decode_int8_128", "attention_decode_int8_256",
     ] AttentionDecode {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, partials: Partials, tiles: i32,
         most_rows: i32,
     }
     "attention_prefill" [
-        "attention_prefill_f16_64", "attention_prefill_f16_128",
-        "attention_prefill_bf16_64", "attention_prefill_bf16_128",
+        "attention_prefill_f16_64", "attention_prefill_f16_128", "attention_prefill_f16_256",
+        "attention_prefill_bf16_64", "attention_prefill_bf16_128", "attention_prefill_bf16_256",
+        "attention_prefill_int8_64", "attention_prefill_int8_128", "attention_prefill_int8_256",
     ] AttentionPrefill {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
     }
+    "chain" ["chain_ids"] ChainIds { to: Address, ids: Address, rows: Address, tokens: Matrix, n: i32 }
+    "chain" ["keep_tokens"] KeepTokens { to: Matrix, tokens: Matrix }
     "distance_products" ["distance_products"] MultiplyDistances {
         to: Address, x: Matrix, of_distances: Matrix, first: i32, num_buckets: i32, head_dim: i32,
     }
@@ -115,6 +119,10 @@ kernels! {
     }
     "linear_input" ["input_f32", "input_f16", "input_bf16"] InputDense { to: Address, stride: i64, x: Matrix }
     "linear_input" ["input_int8"] InputInt8 { to: Address, stride: i64, scales: Address, x: Matrix, for_int4: i32 }
+    "linear_row" [
+        "row_16_f32", "row_16_f16", "row_16_bf16", "row_16_int8", "row_16_int4_g32", "row_16_int4_g64", "row_16_int4_g128",
+        "row_32_f32", "row_32_f16", "row_32_bf16", "row_32_int8", "row_32_int4_g32", "row_32_int4_g64", "row_32_int4_g128",
+    ] RowProducts { linear: LinearOperands, x: Matrix }
     "linear_skinny" [
         "skinny_8x16_f32", "skinny_8x16_f16", "skinny_8x16_bf16", "skinny_8x16_int8", "skinny_8x16_int4_g32", "skinny_8x16_int4_g64", "skinny_8x16_int4_g128",
         "skinny_8x32_f32", "skinny_8x32_f16", "skinny_8x32_bf16", "skinny_8x32_int8", "skinny_8x32_int4_g32", "skinny_8x32_int4_g64", "skinny_8x32_int4_g128",
@@ -157,8 +165,8 @@ kernels! {
     }
     "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
     "route" ["scale_experts"] ScaleExperts { weights: Matrix, experts: Matrix, factors: Address, num_experts: i32 }
-    "sampling" ["sampling_draw"] SamplingDraw { logits: Matrix, rows: Address, scratch: SamplingScratch, to: Address }
-    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, scratch: SamplingScratch }
+    "sampling" ["sampling_draw"] SamplingDraw { to: Matrix, logits: Matrix, rows: Address, scratch: SamplingScratch }
+    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, chunks: Address, buckets: Address }
     "sampling" ["sampling_weigh"] SamplingWeigh { logits: Matrix, rows: Address, scratch: SamplingScratch }
     "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
         to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,

@@ -6,7 +6,7 @@
 //!   kernels   the launch table: names and arguments
 //!   modules   which image of a kernel file the GPU runs: images (embedded), nvrtc, image_cache
 //!   device    context, stream, launches, copies
-//!   memory, buffer, weight, kv_cache, upload         what is kept in the device's memory, and how it comes there
+//!   memory, buffer, weight, weight_arena, kv_cache, upload   what is kept in the device's memory, and how it comes there
 //!   info      what a machine has, for people
 //! ```
 //!
@@ -18,6 +18,7 @@ mod argmax;
 mod attention;
 mod backend;
 mod buffer;
+mod chain;
 mod device;
 mod driver;
 mod encoder_attention;
@@ -41,6 +42,7 @@ mod sampling;
 mod upload;
 mod view;
 mod weight;
+mod weight_arena;
 
 pub use backend::{CudaBackend, CudaOptions};
 pub use driver::{Driver, probe};
@@ -48,10 +50,7 @@ pub use error::CudaError;
 pub use images::{Image, embedded_architectures, images};
 pub use info::{CudaInfo, DeviceInfo, info};
 pub use kernels::{LAUNCHES, Launch};
-pub use logits::{LogitsEdits, Penalties};
-pub use logprobs::{LogprobsRequest, MAX_LOGPROBS, RowLogprobs};
 pub use modules::compile_kernels;
-pub use sampling::{Drawn, Samples, SamplingRow};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";

@@ -1,7 +1,8 @@
 //! Linear layers: inputs as the weight takes them, then products, with the bias and what follows in their last step.
 //!
 //! ```text
-//!   x ──round, or quantize──► inputs ──skinny, up to 16 rows──────────────────────► result
+//!   x ──one row, rounded or quantized by the product's kernel─────────────────────► result
+//!   x ──round, or quantize──► inputs ──skinny, up to 16 rows──────────────────────►
 //!                                    ──tiled, more rows───────────────────────────►
 //!                                    ──tiled, few tiles──► sums of parts ──added──►
 //!                                    ──cuBLASLt, more rows and 16 bits─────────────►      unless `deterministic`
@@ -17,7 +18,7 @@ use crate::backend::{CudaBackend, number_of};
 use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::gemm::{CublasLt, Product};
-use crate::kernels::{InputDense, InputInt8, SkinnyProducts, TiledProducts};
+use crate::kernels::{InputDense, InputInt8, RowProducts, SkinnyProducts, TiledProducts};
 use crate::view::{Address, Matrix, optional_vector};
 use crate::weight::DeviceWeight;
 
@@ -51,6 +52,23 @@ pub(crate) struct GemmOperands {
     pub scales: WeightScales,
     pub slabs: i32,
     pub part_slabs: i32,
+}
+
+impl GemmOperands {
+    /// Of a weight, and of rows at `x` that take `x_stride` bytes each.
+    fn new(weight: &DeviceWeight, format: WeightFormat, x: Address, x_stride: usize) -> Self {
+        let slabs = x_stride / SLAB_BYTES;
+        let (scales, zeros, groups) = (weight.scales(), weight.zeros(), weight.groups as i32);
+        Self {
+            weights: weight.codes(),
+            weight_stride: (weight.stride * element_size(format)) as i64,
+            x,
+            x_stride: x_stride as i64,
+            scales: WeightScales { scales, zeros, groups, reserved: 0 },
+            slabs: slabs as i32,
+            part_slabs: slabs.div_ceil(PARTS).max(1) as i32,
+        }
+    }
 }
 
 /// `LinearOperands` of `cuda/linear.cuh`.
@@ -91,8 +109,7 @@ pub(crate) struct Inputs {
 impl Inputs {
     /// Rounds or quantizes rows of x for weights in `format`.
     pub fn new(backend: &CudaBackend, x: Matrix, format: WeightFormat) -> Result<Self> {
-        let (rows, size) = (x.num_rows(), element_size(format));
-        let stride = (x.num_cols() * size).next_multiple_of(SLAB_BYTES);
+        let (rows, size, stride) = (x.num_rows(), element_size(format), input_stride(x.num_cols(), format));
         let memory = backend.scratch(checked_size(&[rows, stride], "activations")?)?;
         let (to, elements) = (memory.address(), (stride / size) as i64);
         let WeightFormat::Dense(dtype) = format else {
@@ -114,21 +131,7 @@ impl Inputs {
 
     /// The products' operands with a weight.
     pub fn times(&self, weight: &DeviceWeight, format: WeightFormat) -> GemmOperands {
-        let slabs = self.stride / SLAB_BYTES;
-        GemmOperands {
-            weights: weight.codes(),
-            weight_stride: (weight.stride * element_size(format)) as i64,
-            x: self.memory.address(),
-            x_stride: self.stride as i64,
-            scales: WeightScales {
-                scales: weight.scales(),
-                zeros: weight.zeros(),
-                groups: weight.groups as i32,
-                reserved: 0,
-            },
-            slabs: slabs as i32,
-            part_slabs: slabs.div_ceil(PARTS).max(1) as i32,
-        }
+        GemmOperands::new(weight, format, self.memory.address(), self.stride)
     }
 
     /// The address of the rows' scales, of quantized ones.
@@ -143,6 +146,11 @@ fn element_size(format: WeightFormat) -> usize {
         WeightFormat::Dense(dtype) => dtype.size(),
         WeightFormat::Int8 | WeightFormat::Int4 { .. } => 1,
     }
+}
+
+/// Bytes of a row of x as it is multiplied.
+fn input_stride(cols: usize, format: WeightFormat) -> usize {
+    (cols * element_size(format)).next_multiple_of(SLAB_BYTES)
 }
 
 /// Bytes that a slab of a weight's row takes.
@@ -182,6 +190,29 @@ macro_rules! entries {
 }
 
 pub(crate) use entries;
+
+/// A shape of blocks for one row of x: rows of the weight, and slabs in a warp's ring. `cuda/linear_row.cu` has the same.
+struct OneRow {
+    entries: [&'static str; 7],
+    weight_rows: usize,
+    stages: usize,
+}
+
+const ROW_16: OneRow = OneRow { entries: entries!("row_16"), weight_rows: 16, stages: 4 };
+const ROW_32: OneRow = OneRow { entries: entries!("row_32"), weight_rows: 32, stages: 2 };
+
+/// Bytes of a row of x up to which blocks make it by themselves: of more, blocks would be too few on a multiprocessor.
+const MOST_ROW_BYTES: usize = 32 << 10;
+
+impl OneRow {
+    fn launch(&self, backend: &CudaBackend, format: WeightFormat, linear: LinearOperands, x: Matrix) -> Result<()> {
+        let rings = PARTS * self.stages * self.weight_rows * weight_slab_bytes(format);
+        let row = (linear.gemm.slabs as usize + 7) * SLAB_BYTES;
+        let blocks = (tile_rows(&linear).div_ceil(self.weight_rows), 1, 1);
+        let grid = Grid { blocks, threads: THREADS, shared_bytes: (rings + row) as u32 };
+        backend.device.launch(pick(format, self.entries), grid, &RowProducts { linear, x })
+    }
+}
 
 /// A shape of skinny blocks: rows of x and of the weight, and slabs in a warp's ring. `cuda/linear_skinny.cu` has the same.
 struct Skinny {
@@ -279,11 +310,12 @@ pub(crate) fn linear(
     };
     let cols = if gated { weight.out_features / 2 } else { weight.out_features };
     let (result, to) = backend.result(x.rows(), cols)?;
-    let inputs = Inputs::new(backend, backend.view(x)?, weight.format)?;
-    let linear = LinearOperands {
+    let x = backend.view(x)?;
+    let row_bytes = input_stride(x.num_cols(), weight.format);
+    let mut linear = LinearOperands {
         to,
-        gemm: inputs.times(packed, weight.format),
-        x_scales: inputs.scales(),
+        gemm: GemmOperands::new(packed, weight.format, 0, row_bytes),
+        x_scales: 0,
         bias: optional_vector(bias, backend.id)?,
         part_sums: 0,
         weight_rows: weight.out_features as i32,
@@ -291,7 +323,14 @@ pub(crate) fn linear(
         gated: gated.into(),
         reserved: 0,
     };
-    match x.rows() {
+    if x.num_rows() == 1 && row_bytes <= MOST_ROW_BYTES {
+        let kernels = if gated { ROW_32 } else { ROW_16 };
+        kernels.launch(backend, weight.format, linear, x)?;
+        return Ok(result);
+    }
+    let inputs = Inputs::new(backend, x, weight.format)?;
+    (linear.gemm, linear.x_scales) = (inputs.times(packed, weight.format), inputs.scales());
+    match x.num_rows() {
         0..=8 if gated => SKINNY_8X32.launch(backend, weight.format, linear)?,
         0..=8 => SKINNY_8X16.launch(backend, weight.format, linear)?,
         9..=16 => SKINNY_16X32.launch(backend, weight.format, linear)?,

@@ -15,9 +15,9 @@ use rustllm_ops::{DType, Error, HostMatrix, Result, Storage, Weight, WeightForma
 use crate::NAME;
 use crate::device::{Device, Grid};
 use crate::kernels::{Decode, EncodeDense, EncodeInt4, EncodeInt8};
-use crate::memory::DeviceMemory;
 use crate::upload::Uploader;
 use crate::view::{Address, Matrix};
+use crate::weight_arena::{WeightArena, WeightMemory};
 
 /// Bytes of float32 that are encoded at a time.
 const CHUNK_BYTES: usize = 64 << 20;
@@ -25,16 +25,24 @@ const CHUNK_BYTES: usize = 64 << 20;
 /// Rows are padded to whole vectors of this many bytes.
 const ALIGNMENT: usize = 16;
 
+/// What weights are loaded with.
+#[derive(Debug, Default)]
+pub(crate) struct WeightLoader {
+    pub arena: WeightArena,
+    /// Once a weight was loaded.
+    uploader: Option<Uploader>,
+}
+
 /// A weight's memory.
 #[derive(Debug)]
 pub(crate) struct DeviceWeight {
     format: WeightFormat,
     backend: u64,
-    codes: DeviceMemory,
+    codes: WeightMemory,
     /// Elements of a dense row, bytes of a quantized one.
     pub stride: usize,
-    scales: Option<DeviceMemory>,
-    zeros: Option<DeviceMemory>,
+    scales: Option<WeightMemory>,
+    zeros: Option<WeightMemory>,
     /// Scales of a row, of int4.
     pub groups: usize,
 }
@@ -59,14 +67,20 @@ impl DeviceWeight {
     }
 
     pub fn scales(&self) -> Address {
-        self.scales.as_ref().map_or(0, DeviceMemory::address)
+        self.scales.as_ref().map_or(0, WeightMemory::address)
     }
 
     pub fn zeros(&self) -> Address {
-        self.zeros.as_ref().map_or(0, DeviceMemory::address)
+        self.zeros.as_ref().map_or(0, WeightMemory::address)
     }
 
-    fn reserve(device: &Device, backend: u64, format: WeightFormat, rows: usize, cols: usize) -> Result<Self> {
+    fn reserve(
+        device: &Device,
+        arena: &mut WeightArena,
+        backend: u64,
+        format: WeightFormat,
+        (rows, cols): (usize, usize),
+    ) -> Result<Self> {
         let (stride, row_bytes, groups) = match format {
             WeightFormat::Dense(dtype) => {
                 let stride = cols.next_multiple_of(ALIGNMENT / dtype.size());
@@ -78,7 +92,7 @@ impl DeviceWeight {
                 (bytes, bytes, cols.div_ceil(group_size))
             }
         };
-        let alloc = |sizes: &[usize]| device.alloc(sizes, "weights");
+        let mut alloc = |sizes: &[usize]| arena.take(device, sizes);
         let (scales, zeros) = match format {
             WeightFormat::Dense(_) => (None, None),
             WeightFormat::Int8 => (Some(alloc(&[rows, size_of::<f32>()])?), None),
@@ -90,13 +104,17 @@ impl DeviceWeight {
     /// Makes a weight of `parts`, whose widths were checked.
     pub fn load(
         device: &Device,
-        uploader: &mut Uploader,
+        loader: &mut WeightLoader,
         backend: u64,
         parts: &[HostMatrix<'_>],
         format: WeightFormat,
     ) -> Result<Self> {
-        let (rows, cols) = check::load_weight(parts)?;
-        let weight = Self::reserve(device, backend, format, rows, cols)?;
+        let shape = check::load_weight(parts)?;
+        let weight = Self::reserve(device, &mut loader.arena, backend, format, shape)?;
+        let uploader = match &mut loader.uploader {
+            Some(uploader) => uploader,
+            none => none.insert(Uploader::new(device)?),
+        };
         let mut first = 0;
         for part in parts {
             if weight.keeps_rows_of(part) {

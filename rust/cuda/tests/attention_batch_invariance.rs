@@ -4,12 +4,12 @@
 
 mod support;
 
+use rustllm_cuda_simulator as simulator;
 use rustllm_ops::conformance::{AttentionCase, attention_table, bits, encoder_table};
 use rustllm_ops::{AttentionParams, KvCacheDType};
 use support::backend;
 
-/// Cases of one KV head, since what a head computes does not depend on the others: of every shape one cache that the tensor
-/// cores serve, and one that they do not.
+/// Cases of one KV head, since what a head computes does not depend on the others: of every shape two of the four dtypes.
 fn attention_cases() -> impl Iterator<Item = AttentionCase> {
     let dtypes = KvCacheDType::ALL.len();
     let chosen =
@@ -35,6 +35,31 @@ fn attention_does_not_depend_on_chunks_or_blocks() {
         let whole = run(&[len], &forward);
         let chunks = if len == 300 { vec![255, 1, 1, 2, 17, 24] } else { vec![1, 15, 1, 1, 30, 3, 39] };
         assert!(whole == run(&chunks, &backward), "{case:?}");
+    }
+}
+
+/// How much of it a block may take decides whether a prefill of wide heads has its own kernel, or is done as decode steps are.
+#[test]
+fn attention_does_not_depend_on_the_devices_shared_memory() {
+    if simulator::on_gpu() {
+        return;
+    }
+    let with_shared_bytes = |bytes| {
+        simulator::load();
+        simulator::set_max_shared_bytes(bytes);
+        backend()
+    };
+    // As on sm_89, sm_80 and sm_90.
+    let backends = [101_376, 166_912, 232_448].map(|bytes| (bytes, with_shared_bytes(bytes)));
+    for dtype in [KvCacheDType::F16, KvCacheDType::BF16, KvCacheDType::Int8] {
+        let shape = AttentionParams { sliding_window: Some(290), ..AttentionParams::new(3, 1, 200) };
+        let seqs = vec![(260, 40), (0, 1), (3, 70)];
+        let case = AttentionCase { seqs, shape, alibi: true, sinks: true, block_size: 16, dtype };
+        let [few, some, most] = backends.each_ref().map(|(bytes, backend)| {
+            simulator::set_max_shared_bytes(*bytes);
+            bits(case.outputs(backend).unwrap())
+        });
+        assert!(few == some && some == most, "{dtype}");
     }
 }
 

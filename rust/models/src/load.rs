@@ -55,13 +55,7 @@ pub fn weight_bytes(dir: &Path, options: &LoadOptions<'_>) -> Result<u64> {
         Some(dtype) => dtype,
         None => config::families::dtype(&fields)?.unwrap_or_else(|| checkpoint.dtype()),
     };
-    let bits = match options.quantization {
-        None => 8 * dtype.size() as u64,
-        Some(WeightFormat::Int8) => 8,
-        Some(WeightFormat::Int4 { .. }) => 4,
-        Some(WeightFormat::Dense(dtype)) => 8 * dtype.size() as u64,
-    };
-    Ok(checkpoint.num_matrix_elements() * bits / 8)
+    Ok(Formats::new(dtype, options.quantization).least_bytes(&checkpoint))
 }
 
 /// A model folder's descriptions.

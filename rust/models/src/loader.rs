@@ -48,6 +48,16 @@ impl Formats {
         Self { table, lm_head, linear: quantization.unwrap_or(table) }
     }
 
+    /// Bytes that the matrices of `checkpoint` take at least.
+    pub(crate) fn least_bytes(self, checkpoint: &Checkpoint) -> u64 {
+        let bits = match self.linear {
+            WeightFormat::Dense(dtype) => 8 * dtype.size() as u64,
+            WeightFormat::Int8 => 8,
+            WeightFormat::Int4 { .. } => 4,
+        };
+        checkpoint.num_matrix_elements() * bits / 8
+    }
+
     /// Each once.
     pub(crate) fn all(self) -> [WeightFormat; 3] {
         [self.table, self.lm_head, self.linear]
@@ -81,6 +91,7 @@ impl<'a> Loading<'a> {
         generates: bool,
         progress: &'a mut dyn FnMut(u64, u64),
     ) -> Self {
+        backend.plan_weights(formats.least_bytes(checkpoint));
         Self {
             backend,
             checkpoint,

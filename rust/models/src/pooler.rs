@@ -62,13 +62,6 @@ pub enum Reduction {
     WeightedMean,
 }
 
-impl Reduction {
-    /// The one row that stands for all, if it is a row.
-    pub fn single_row(self) -> bool {
-        matches!(self, Self::Cls | Self::Last)
-    }
-}
-
 /// The last step, on each vector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finish {

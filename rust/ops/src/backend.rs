@@ -1,9 +1,9 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
-    KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor,
-    Weight, WeightFormat, check,
+    AttentionMetadata, AttentionParams, DeviceSampler, EncoderAttentionParams, Expert, GatedActivation, Graphs,
+    HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -37,7 +37,7 @@ pub struct DeviceMemory {
     pub total: u64,
 }
 
-/// A device a model runs on: memory, weights and about twenty coarse ops.
+/// A device a model runs on: memory, weights and about thirty coarse ops.
 ///
 /// [`ReferenceBackend`](crate::ReferenceBackend) defines what each op means; the conformance table holds the others
 /// to it. Contracts every implementation keeps:
@@ -65,6 +65,13 @@ pub trait Backend: Debug + Send + Sync {
 
     /// The device's way of recording work, if it has one.
     fn graphs(&self) -> Option<&dyn Graphs> {
+        None
+    }
+
+    /// Says that weights of `bytes` in all, or more, are about to be loaded: memory for them may then be taken in large pieces.
+    fn plan_weights(&self, _bytes: u64) {}
+    /// The device's way of sampling, if it has one; logits are sampled from on the host otherwise.
+    fn sampler(&self) -> Option<&dyn DeviceSampler> {
         None
     }
 

@@ -1,0 +1,31 @@
+// What a weight takes of a row of x: numbers rounded to its dtype, or codes of eight bits. Made by a block of 256 threads, as
+// many as whole slabs of cuda/gemm_format.cuh take, with zeros past the columns.
+#pragma once
+#include "device.cuh"
+
+// Elements `first` .. `end` of those that a row becomes.
+template <class T>
+DEVICE void round_row(T* to, const float* row, int cols, int first, int end) {
+#pragma unroll 4
+  for (int col = first + threadIdx.x; col < end; col += 256) to[col] = from_f32<T>(col < cols ? row[col] : 0.0f);
+}
+
+// Codes, and their scale for every thread. With `for_int4`, each eight columns are in the order 0 2 4 6 1 3 5 7, as the halves
+// of int4's bytes are.
+DEVICE float quantize_row(i8* codes, const float* row, int cols, int end, bool for_int4) {
+  __shared__ float scratch[8];
+  float largest = 0.0f;
+  int defect = 0;
+  for (int col = threadIdx.x; col < cols; col += 256) {
+    largest = fmaxf(largest, fabsf(row[col]));
+    defect |= !(fabsf(row[col]) < infinity());
+  }
+  largest = block_max(largest, scratch);
+  defect = __syncthreads_or(defect);
+  const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
+  for (int col = threadIdx.x; col < end; col += 256) {
+    const i8 code = col < cols && !defect ? (i8)rintf(row[col] * inverse) : 0;
+    codes[for_int4 ? col / 8 * 8 + col % 2 * 4 + col % 8 / 2 : col] = code;
+  }
+  return defect ? nan_f32() : largest / 127.0f;
+}
