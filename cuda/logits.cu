@@ -14,19 +14,24 @@ struct RowEdits {
   float repetition, frequency, presence;
 };
 
-// Kept finite; a masked token stays masked.
+// Kept finite; a masked token stays masked, and what is no logit is not made one.
 DEVICE float saturate(float original, float changed) {
   const float most = __uint_as_float(0x7f7fffffu);
-  if (original == -infinity()) return original;
+  if (!(fabsf(original) < infinity())) return original;
   return changed > most ? most : changed < -most ? -most : changed;
 }
+
+// A token without a logit, NaN or +inf, is masked by nothing: whoever draws from the row is to find it.
+DEVICE float masked(float logit) { return logit < infinity() ? -infinity() : logit; }
 
 // grid (rows, ceil(columns / 1024)).
 KERNEL(256) copy_logits(Matrix to, Matrix from, const RowEdits* rows) {
   const bool restricts = rows[blockIdx.x].restricts;
   const int end = min(to.cols, (int)(blockIdx.y + 1) * 1024);
-  for (int col = blockIdx.y * 1024 + threadIdx.x; col < end; col += 256)
-    to.row(blockIdx.x)[col] = restricts ? -infinity() : from.row(blockIdx.x)[col];
+  for (int col = blockIdx.y * 1024 + threadIdx.x; col < end; col += 256) {
+    const float logit = from.row(blockIdx.x)[col];
+    to.row(blockIdx.x)[col] = restricts ? masked(logit) : logit;
+  }
 }
 EXPORT(copy_logits)
 
@@ -44,7 +49,7 @@ KERNEL(256) edit_logits(Matrix to, Matrix from, const RowEdits* rows, const Edit
   const float* original = from.row(blockIdx.x);
   float* logits = to.row(blockIdx.x);
   for_edits(edits, row.allowed, row.banned, to.cols, [&](u32 token, u32) { logits[token] = original[token]; });
-  for_edits(edits, row.banned, row.bias, to.cols, [&](u32 token, u32) { logits[token] = -infinity(); });
+  for_edits(edits, row.banned, row.bias, to.cols, [&](u32 token, u32) { logits[token] = masked(original[token]); });
   for_edits(edits, row.bias, row.seen, to.cols, [&](u32 token, u32 bias) {
     logits[token] = saturate(logits[token], logits[token] + __uint_as_float(bias));
   });

@@ -18,7 +18,7 @@ struct LogprobsRow {
   double total;  // the sum of e^(logit - largest)
   float largest, logit;
   u32 num_greater;  // logits greater than the token's
-  int outcome;
+  u32 reserved;
 };
 
 struct TokenLogit {
@@ -104,7 +104,6 @@ logprobs_gather(Matrix logits, const LogprobsRequest* requests, const float* chu
   __syncthreads();
   if (threadIdx.x >= 32) return;
   const double total = is_valid ? sum_in_order(masses + (i64)blockIdx.x * sum_blocks_of(n), sum_blocks_of(n)) : 0.0;
-  const int outcome = is_valid ? kSampled : largest < 0.0f ? kAllMasked : kInvalidLogit;
-  if (threadIdx.x == 0) rows[blockIdx.x] = LogprobsRow{total, largest, logit, (u32)shared.num_greater, outcome};
+  if (threadIdx.x == 0) rows[blockIdx.x] = LogprobsRow{total, largest, logit, (u32)shared.num_greater, 0};
 }
 EXPORT(logprobs_gather)

@@ -7,6 +7,8 @@
 //
 // A row is read once by `scan` and once by `weigh`; `draw` looks into the chunks that matter only. Nothing is sorted. Sums that
 // round have the order of rust/engine/src/sampler; the others are of integers, which atomics may add in any order.
+//
+// What a row is drawn with is read from the device's memory, and decides nothing about what is launched.
 #include "sampling.cuh"
 
 // Where the steps leave what the next ones read, row by row. rust/cuda/src/sampling.rs has the same.
@@ -15,7 +17,7 @@ struct SamplingScratch {
   float* weights;        // [rows][vocabulary]
   float* weight_chunks;  // [rows][chunks]: the largest weight
   double* masses;        // [rows][blocks]: what blocks of 1024 weigh
-  u64* buckets;          // [rows][1024]: mantissas of the weights of a digit; null where nothing is drawn
+  u64* buckets;          // [rows][1024]: mantissas of the weights of a digit
   u32* token_ids;        // [rows][vocabulary]: of rows with a top_k, the token of each weight
   u32* chunk_list;       // [rows][chunks]
 };
@@ -25,10 +27,11 @@ DEVICE bool is_weighed_whole(const SamplingRow& row, int vocabulary) {
   return row.inverse_temperature > 0.0f && !(row.top_k > 0 && row.top_k < (u32)vocabulary);
 }
 
-KERNEL(256) sampling_scan(Matrix logits, SamplingScratch scratch) {
+// `buckets` are emptied; null where nothing is drawn.
+KERNEL(256) sampling_scan(Matrix logits, float* chunks, u64* buckets) {
   const float* row = logits.row(blockIdx.x);
   const int num_chunks = chunks_of(logits.cols), lane = threadIdx.x % 32;
-  float* chunks = scratch.chunks + (i64)blockIdx.x * num_chunks;
+  chunks += (i64)blockIdx.x * num_chunks;
   const int end = min(num_chunks, (int)(blockIdx.y + 1) * (kSpan / kChunk));
   for (int chunk = blockIdx.y * (kSpan / kChunk) + threadIdx.x / 32; chunk < end; chunk += 8) {
     float largest = -infinity();
@@ -44,8 +47,8 @@ KERNEL(256) sampling_scan(Matrix logits, SamplingScratch scratch) {
     has_nan = __any_sync(~0u, has_nan);
     if (lane == 0) chunks[chunk] = has_nan ? infinity() : largest;
   }
-  if (blockIdx.y == 0 && scratch.buckets)
-    for (int bucket = threadIdx.x; bucket < kBuckets; bucket += 256) scratch.buckets[(i64)blockIdx.x * kBuckets + bucket] = 0;
+  if (blockIdx.y == 0 && buckets)
+    for (int bucket = threadIdx.x; bucket < kBuckets; bucket += 256) buckets[(i64)blockIdx.x * kBuckets + bucket] = 0;
 }
 EXPORT(sampling_scan)
 
@@ -347,7 +350,7 @@ DEVICE int draw_candidate(const Candidates& candidates, const Cut& cut, const do
 }
 
 // A row that is not greedy.
-DEVICE u32 draw_row(const float* row, int n, float largest, const SamplingRow& params, const SamplingScratch& scratch,
+DEVICE int draw_row(const float* row, int n, float largest, const SamplingRow& params, const SamplingScratch& scratch,
                     DrawShared& shared) {
   const i64 at = blockIdx.x;
   const bool whole = is_weighed_whole(params, n);
@@ -358,25 +361,23 @@ DEVICE u32 draw_row(const float* row, int n, float largest, const SamplingRow& p
   if (params.top_p < 1.0f) cut = cut_top_p(candidates, params.top_p, whole ? scratch.buckets + at * kBuckets : nullptr, shared);
   if (!whole || params.top_p < 1.0f) sum_blocks(candidates, cut, masses);
   const int drawn = draw_candidate(candidates, cut, masses, uniform(params.seed, params.position), shared);
-  return candidates.token_ids ? candidates.token_ids[drawn] : drawn;
+  return candidates.token_ids ? (int)candidates.token_ids[drawn] : drawn;
 }
 
-KERNEL(1024) sampling_draw(Matrix logits, const SamplingRow* rows, SamplingScratch scratch, SampledRow* to) {
+// `to`, [rows, 2]: the token and its logit, which is finite but where the row is no distribution: then the first NaN or +inf,
+// or -inf if there is nothing else.
+KERNEL(1024) sampling_draw(Matrix to, Matrix logits, const SamplingRow* rows, SamplingScratch scratch) {
   __shared__ DrawShared shared;
   const SamplingRow params = rows[blockIdx.x];
   const float* row = logits.row(blockIdx.x);
   const int n = logits.cols, num_chunks = chunks_of(n);
   const float* chunks = scratch.chunks + (i64)blockIdx.x * num_chunks;
   const float largest = largest_of_chunks(chunks, num_chunks, shared.reduced);
-  const bool is_valid = fabsf(largest) < infinity(), is_masked = largest == -infinity();
-  u32 token_id = 0;
-  if (!is_valid && !is_masked)
-    token_id = argmax_of(row, n, chunks, largest, &shared.found);
-  else if (is_valid && params.inverse_temperature == 0.0f)
-    token_id = argmax_of(row, n, chunks, largest, &shared.found);
-  else if (is_valid)
-    token_id = draw_row(row, n, largest, params, scratch, shared);
-  if (threadIdx.x == 0)
-    to[blockIdx.x] = SampledRow{token_id, is_valid ? kSampled : is_masked ? kAllMasked : kInvalidLogit, row[token_id], 0};
+  const bool draws = fabsf(largest) < infinity() && params.inverse_temperature > 0.0f;
+  const int token_id = draws ? draw_row(row, n, largest, params, scratch, shared) : argmax_of(row, n, chunks, largest, &shared.found);
+  if (threadIdx.x == 0) {
+    to.row(blockIdx.x)[0] = (float)token_id;
+    to.row(blockIdx.x)[1] = row[token_id];
+  }
 }
 EXPORT(sampling_draw)

@@ -10,21 +10,12 @@ constexpr int kSumLanes = 8;        // partial sums of those: rust/engine/src/sa
 constexpr int kDigitBits = 10;      // of a weight, looked at together by top_p
 constexpr int kBuckets = 1 << kDigitBits;
 
-// rust/cuda/src/sampling.rs has the same.
+// The words of rust/ops/src/sampling.rs.
 struct SamplingRow {
   u64 seed, position;
   float inverse_temperature;  // 0: greedy
   float top_p, min_p;
   u32 top_k;                  // 0: all
-};
-
-// What became of a row; rust/cuda/src/sampling.rs has the same.
-enum Outcome { kSampled, kInvalidLogit, kAllMasked };
-struct SampledRow {
-  u32 token_id;
-  int outcome;
-  float logit;  // of that token
-  u32 reserved;
 };
 
 // Products that no compiler makes one operation of with the sum after them.

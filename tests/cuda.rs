@@ -5,11 +5,12 @@
 mod support;
 
 use std::collections::HashMap;
+use std::path::PathBuf;
 
-use rustllm::core::SamplingParams;
+use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
-use support::{golden, request, run, run_on, use_cuda_device};
+use support::{golden, request, run, run_on, run_stepping, use_cuda_device};
 
 /// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
 const CASES: [&str; 5] = ["llama", "qwen2", "gemma2", "qwen2_moe", "deepseek_v3"];
@@ -57,6 +58,58 @@ fn a_captured_step_is_the_step_to_the_bit() {
     }
 }
 
+/// What the device draws, masks, penalizes and reports; one request leaves nothing to draw from.
+fn sampled_requests() -> Vec<EngineRequest> {
+    let drawn = SamplingParams { max_tokens: Some(8), ignore_eos: true, seed: Some(3), ..SamplingParams::default() };
+    let all = [
+        drawn.clone(),
+        SamplingParams { temperature: 0.0, ..drawn.clone() },
+        SamplingParams { top_k: 9, temperature: 0.8, n: 2, ..drawn.clone() },
+        SamplingParams { top_p: 0.8, min_p: 0.01, ..drawn.clone() },
+        SamplingParams { repetition_penalty: 1.2, frequency_penalty: 0.3, logprobs: Some(3), ..drawn.clone() },
+        SamplingParams { min_tokens: 4, logit_bias: vec![(9, 4.0)], prompt_logprobs: Some(0), ..drawn.clone() },
+        SamplingParams { allowed_token_ids: Some(vec![5]), bad_words_token_ids: vec![vec![5]], ..drawn },
+    ];
+    let prompt = |i: usize| (0..5 + 3 * i).map(|j| ((i * 31 + j * 17) % 250) as u32 + 3).collect();
+    all.into_iter().enumerate().map(|(i, params)| request(&format!("r{i}"), prompt(i), params)).collect()
+}
+
+#[test]
+fn a_captured_step_draws_what_the_step_draws() {
+    use_cuda_device();
+    for case in ["llama", "gemma2"] {
+        let run = |config: &EngineConfig, requests| run(config, requests).sequences;
+        let captured = run(&config(case), sampled_requests());
+        let eager = EngineConfig { enforce_eager: true, ..config(case) };
+        assert_eq!(captured, run(&eager, sampled_requests()), "{case}");
+        // What only draws is captured, what fails is not there, and each draws what it drew among the others.
+        let plain = run(&config(case), sampled_requests().drain(..4).collect());
+        assert!(plain.iter().all(|(key, generated)| *generated == captured[key]), "{case}");
+        assert_eq!(captured[&("r6".to_owned(), 0)].finish_reason, Some(FinishReason::Error));
+
+        let on_cpu = run(&EngineConfig { device: Device::Cpu, ..config(case) }, sampled_requests());
+        for (key, generated) in &captured {
+            assert_eq!(generated.token_ids, on_cpu[key].token_ids, "{case}: {key:?}");
+        }
+    }
+}
+
+#[test]
+fn a_request_with_nothing_to_draw_from_says_so() {
+    use_cuda_device();
+    let error = |config: &EngineConfig| -> Option<String> {
+        let mut engine = Engine::load(config, None).unwrap();
+        sampled_requests().drain(6..).for_each(|request| engine.add_request(request));
+        engine.step().pop().unwrap().error
+    };
+    let on_cpu = error(&EngineConfig { device: Device::Cpu, ..config("llama") });
+    assert!(
+        on_cpu.as_ref().unwrap().starts_with("all ") && on_cpu.as_ref().unwrap().contains("are masked"),
+        "{on_cpu:?}"
+    );
+    assert_eq!(error(&config("llama")), on_cpu);
+}
+
 #[test]
 fn a_batch_equals_each_request_alone() {
     use_cuda_device();
@@ -83,6 +136,143 @@ fn tokens_are_those_of_the_cpu() {
             bits.into_iter().map(|(key, bits)| (key, bits.into_iter().map(|(token, _)| token).collect())).collect()
         };
         assert_eq!(tokens(bits(&config(case), requests())), tokens(bits(&on_cpu, requests())), "{case}");
+    }
+}
+
+/// Requests that want tokens only, greedy and drawn ones, and end at different times, or at `eos` if they come by it.
+fn token_requests(eos: Option<u32>) -> Vec<EngineRequest> {
+    let request = |(i, len): (usize, &usize)| {
+        let params = SamplingParams {
+            temperature: if i % 2 == 0 { 0.0 } else { 0.9 },
+            seed: Some(7 + i as u64),
+            top_k: if i == 1 { 20 } else { 0 },
+            top_p: if i == 3 { 0.95 } else { 1.0 },
+            max_tokens: Some(9 + 7 * i as u32),
+            ignore_eos: eos.is_none(),
+            ..SamplingParams::default()
+        };
+        request(&format!("r{i}"), (0..*len).map(|j| ((i * 101 + j * 13) % 150) as u32 + 3).collect(), params)
+    };
+    [1, 7, 16, 40].iter().enumerate().map(request).collect()
+}
+
+#[test]
+fn the_overlapped_loop_gives_the_tokens_of_the_simple_one() {
+    use_cuda_device();
+    for case in CASES {
+        let simple = run(&config(case), token_requests(None));
+        let mut engine = Engine::load(&config(case), None).unwrap();
+        let overlapped = run_stepping(&mut engine, token_requests(None), Engine::step_overlapped);
+        assert_eq!(overlapped.sequences, simple.sequences, "{case}");
+        assert_eq!(overlapped.stats.num_steps, simple.stats.num_steps, "{case}: no end came unforeseen");
+
+        // The last one alone meets the end half-way through its tokens, when the step after is under way.
+        let longest = &simple.sequences[&("r3".to_owned(), 0)].token_ids;
+        let eos = longest[longest.len() / 2];
+        let config = EngineConfig { eos_token_ids: Some(vec![eos]), ..config(case) };
+        let last = || token_requests(Some(eos)).split_off(3);
+        let simple = run(&config, last());
+        let mut engine = Engine::load(&config, None).unwrap();
+        let overlapped = run_stepping(&mut engine, last(), Engine::step_overlapped);
+        assert_eq!(overlapped.sequences, simple.sequences, "{case}");
+        assert_eq!(overlapped.stats.num_steps, simple.stats.num_steps + 1, "{case}: begun before the end was known");
+        assert_eq!(overlapped.stats.num_free_blocks, overlapped.stats.num_blocks, "{case}");
+    }
+}
+
+#[test]
+fn requests_that_come_and_go_between_overlapped_steps_hurt_nobody() {
+    use_cuda_device();
+    let expected = run(&config("llama"), token_requests(None)).sequences;
+    let mut engine = Engine::load(&config("llama"), None).unwrap();
+    let mut arrivals = token_requests(None).into_iter();
+    let mut tokens: HashMap<String, Vec<u32>> = HashMap::new();
+    for step in 0.. {
+        // One more every fifth step; the second leaves while a step with it is under way.
+        if step % 5 == 0 {
+            arrivals.next().into_iter().for_each(|request| engine.add_request(request));
+        }
+        if step == 9 {
+            engine.abort("r1");
+        }
+        for output in engine.step_overlapped() {
+            tokens.entry(output.request_id.to_string()).or_default().extend(output.token_id);
+        }
+        engine.check_integrity();
+        if !engine.has_unfinished() && arrivals.len() == 0 {
+            break;
+        }
+    }
+    for ((id, _), generated) in expected {
+        match id.as_str() {
+            "r1" => {
+                let whole = &generated.token_ids;
+                assert!(whole.starts_with(&tokens[&id]) && tokens[&id].len() < whole.len());
+            }
+            _ => assert_eq!(tokens[&id], generated.token_ids, "{id}"),
+        }
+    }
+    assert!(engine.reset_prefix_cache(), "nothing is left under way");
+}
+
+/// The golden Llama in a folder of its own, with an embedding of `token_id` that is no number.
+fn llama_without_a_number_for(token_id: u32) -> PathBuf {
+    let folder = std::env::temp_dir().join(format!("rustllm-cuda-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(golden("llama").join(name), folder.join(name)).unwrap();
+    }
+    let mut file = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let header_len = u64::from_le_bytes(file[..8].try_into().unwrap()) as usize;
+    let header: serde_json::Value = serde_json::from_slice(&file[8..8 + header_len]).unwrap();
+    let embedding = &header["model.embed_tokens.weight"];
+    let (at, shape): ([usize; 2], [usize; 2]) =
+        (number_pair(&embedding["data_offsets"]), number_pair(&embedding["shape"]));
+    let row_bytes = (at[1] - at[0]) / shape[0];
+    let start = 8 + header_len + at[0] + token_id as usize * row_bytes;
+    file[start..start + row_bytes].fill(0xff);
+    std::fs::write(folder.join("model.safetensors"), file).unwrap();
+    folder
+}
+
+fn number_pair(value: &serde_json::Value) -> [usize; 2] {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn a_row_without_numbers_ends_with_the_cause_when_the_next_step_is_under_way() {
+    use_cuda_device();
+    let expected = run(&config("llama"), token_requests(None)).sequences;
+    // The longest sequence meets the token that no other has.
+    let longest = &expected[&("r3".to_owned(), 0)].token_ids;
+    let others: Vec<u32> =
+        expected.iter().filter(|(key, _)| key.0 != "r3").flat_map(|(_, other)| other.token_ids.clone()).collect();
+    let prompts: Vec<u32> = token_requests(None).iter().flat_map(|request| request.prompt_token_ids.to_vec()).collect();
+    let is_its_own = |at: &usize| {
+        let token = longest[*at];
+        !others.contains(&token) && !prompts.contains(&token) && !longest[..*at].contains(&token)
+    };
+    let at = (3..longest.len() - 1).find(is_its_own).unwrap();
+    let folder = llama_without_a_number_for(longest[at]);
+    let broken = EngineConfig { model: folder.clone(), ..config("llama") };
+    let mut engine = Engine::load(&broken, None).unwrap();
+    std::fs::remove_dir_all(folder).unwrap();
+    let mut errors = Vec::new();
+    let mut sequences: HashMap<String, Vec<u32>> = HashMap::new();
+    token_requests(None).into_iter().for_each(|request| engine.add_request(request));
+    while engine.has_unfinished() {
+        for output in engine.step_overlapped() {
+            sequences.entry(output.request_id.to_string()).or_default().extend(output.token_id);
+            if let Some(error) = output.error {
+                errors.push((output.request_id.to_string(), error));
+            }
+        }
+    }
+    let cause = "the logit of token 0 is NaN; logits must be finite or -inf".to_owned();
+    assert_eq!(errors, [("r3".to_owned(), cause)]);
+    for ((id, _), generated) in &expected {
+        let end = if id == "r3" { at + 1 } else { generated.token_ids.len() };
+        assert_eq!(sequences[id], generated.token_ids[..end], "{id}");
     }
 }
 

@@ -80,7 +80,6 @@ struct PendingCopy {
 
 struct Lane {
   void* stack_pointer = nullptr;
-  char* stack = nullptr;
   dim3 thread;
   unsigned warp = 0, index = 0;  // index: within the warp
   bool done = false;
@@ -104,6 +103,28 @@ struct Block {
   std::mt19937_64 random;
 };
 
+// The stacks of lanes by their place in the block. A thread of the host runs one block at a time, so that all kernels share them.
+class Stacks {
+ public:
+  ~Stacks() {
+    for (char* stack : stacks_) munmap(stack, kStackBytes);
+  }
+
+  char* of(size_t lane) {
+    while (stacks_.size() <= lane) {
+      void* stack = mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      if (stack == MAP_FAILED) fail("no memory for a thread's stack");
+      mprotect(stack, 4096, PROT_NONE);  // a stack that overflows stops the test
+      stacks_.push_back(static_cast<char*>(stack));
+    }
+    return stacks_[lane];
+  }
+
+ private:
+  std::vector<char*> stacks_;
+};
+
+inline thread_local Stacks stacks;
 inline thread_local Block* block = nullptr;
 inline thread_local Lane* lane = nullptr;
 
@@ -138,14 +159,8 @@ inline void run_lane() {
   fail("a thread that had returned ran again");
 }
 
-inline void prepare(Lane& lane) {
-  if (!lane.stack) {
-    lane.stack = static_cast<char*>(
-        mmap(nullptr, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
-    if (lane.stack == MAP_FAILED) fail("no memory for a thread's stack");
-    mprotect(lane.stack, 4096, PROT_NONE);  // a stack that overflows stops the test
-  }
-  void** top = reinterpret_cast<void**>(lane.stack + kStackBytes - 64);
+inline void prepare(Lane& lane, char* stack) {
+  void** top = reinterpret_cast<void**>(stack + kStackBytes - 64);
   *--top = nullptr;
   *--top = reinterpret_cast<void*>(&run_lane);
   for (int saved = 0; saved < 6; ++saved) *--top = nullptr;
@@ -174,7 +189,7 @@ inline void run_block(uint64_t schedule) {
   b.alive = b.lanes.size();
   b.votes[0] = b.votes[1] = 0;
   std::fill(b.dynamic.begin(), b.dynamic.end(), 0xFF);
-  for (Lane& lane : b.lanes) prepare(lane);
+  for (size_t i = 0; i < b.lanes.size(); ++i) prepare(b.lanes[i], stacks.of(i));
   for (auto& warp : b.warps) warp.clear();
   std::vector<unsigned> warps(b.warps.size()), lanes(kWarp);
   for (unsigned i = 0; i < warps.size(); ++i) warps[i] = schedule == 1 ? warps.size() - 1 - i : i;

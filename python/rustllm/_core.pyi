@@ -167,6 +167,8 @@ class Engine:
             kernels are tested against.
         deterministic: On a GPU, whether answers may not depend on what they are batched with.
         enforce_eager: On a GPU, capture no step as a graph.
+        async_scheduling: On a GPU, whether a step may begin before the tokens of the one before
+            it have reached the host.
         max_model_len: Longest prompt plus completion, in tokens; `None` for the model's own limit,
             or what the cache can hold if that is less.
         max_num_seqs: Sequences that may run at once.
@@ -233,6 +235,7 @@ class Engine:
         pooler_config: str | None = None,
         deterministic: bool = False,
         enforce_eager: bool = False,
+        async_scheduling: bool = True,
         note: Callable[[str], None] | None = None,
     ) -> Engine: ...
     @property

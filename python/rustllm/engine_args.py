@@ -101,6 +101,8 @@ class EngineArgs:
         deterministic: On a GPU, whether answers may not depend on what they are batched with, at
             some cost. On CPU they never do.
         enforce_eager: On a GPU, launch every kernel by itself instead of capturing steps as graphs.
+        async_scheduling: On a GPU, begin a step before the tokens of the one before it have
+            reached the host. Answers are the same.
         num_threads: Compute threads; if not given, `OMP_NUM_THREADS`, else one for each core that
             the process may use.
         disable_log_stats: Leave out `RequestOutput.metrics`.
@@ -146,6 +148,7 @@ class EngineArgs:
     device: str = "auto"
     deterministic: bool = False
     enforce_eager: bool = False
+    async_scheduling: bool = True
     num_threads: int | None = None
     disable_log_stats: bool = False
 

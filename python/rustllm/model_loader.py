@@ -137,6 +137,7 @@ def _start_engine(
         device=args.device,
         deterministic=args.deterministic,
         enforce_eager=args.enforce_eager,
+        async_scheduling=args.async_scheduling,
         max_model_len=_size(args.max_model_len),
         max_num_seqs=args.max_num_seqs,
         max_num_batched_tokens=_size(args.max_num_batched_tokens),

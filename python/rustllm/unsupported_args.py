@@ -80,7 +80,6 @@ IGNORED: Final[Mapping[str, str]] = {
     "offload_num_in_group": "weights are not offloaded",
     "offload_prefetch_step": "weights are not offloaded",
     "num_scheduler_steps": "the engine schedules every step",
-    "async_scheduling": "the engine schedules on a thread of its own",
     "prefix_caching_hash_algo": "blocks are hashed in one way",
     "disable_cascade_attn": "the engine chooses its kernels itself",
     "max_num_partial_prefills": "the token budget alone decides how prompts are cut",

@@ -167,9 +167,9 @@ def test_a_traceback_comes_when_asked_for() -> None:
 
 
 def test_flags_of_vllm_without_effect_warn_once() -> None:
-    result = generate("Hello", "--max_tokens", "2", "--async-scheduling", "--swap-space", "4")
+    result = generate("Hello", "--max_tokens", "2", "--disable-cascade-attn", "--swap-space", "4")
     assert result.returncode == 0
-    assert result.stderr.count("async_scheduling has no effect") == 1
+    assert result.stderr.count("disable_cascade_attn has no effect") == 1
     assert result.stderr.count("swap_space has no effect") == 1
 
 

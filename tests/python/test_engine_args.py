@@ -91,12 +91,12 @@ def test_neutral_values_pass_and_others_are_refused(
 
 def test_ignored_arguments_warn_once(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="rustllm"):
-        EngineArgs.from_kwargs(async_scheduling=True, swap_space=4)
-        EngineArgs.from_kwargs(async_scheduling=True)
+        EngineArgs.from_kwargs(disable_cascade_attn=True, swap_space=4)
+        EngineArgs.from_kwargs(disable_cascade_attn=True)
         EngineArgs(trust_remote_code=True)
     messages = [record.getMessage() for record in caplog.records]
     assert len(messages) == 3
-    assert messages[0].startswith("async_scheduling has no effect")
+    assert messages[0].startswith("disable_cascade_attn has no effect")
     assert messages[2] == "trust_remote_code has no effect: no model code is ever run"
 
 

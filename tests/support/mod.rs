@@ -85,6 +85,15 @@ pub fn run(config: &EngineConfig, requests: Vec<EngineRequest>) -> Run {
 
 /// Runs requests that arrive together, checking the block accounts after every step.
 pub fn run_on(engine: &mut Engine, requests: Vec<EngineRequest>) -> Run {
+    run_stepping(engine, requests, Engine::step)
+}
+
+/// As [`run_on`], with a loop of the engine's.
+pub fn run_stepping(
+    engine: &mut Engine,
+    requests: Vec<EngineRequest>,
+    step: fn(&mut Engine) -> Vec<EngineOutput>,
+) -> Run {
     let mut sequences = HashMap::new();
     for request in requests {
         engine.limits().check(&request).unwrap();
@@ -95,7 +104,7 @@ pub fn run_on(engine: &mut Engine, requests: Vec<EngineRequest>) -> Run {
         engine.add_request(request);
     }
     while engine.has_unfinished() {
-        for output in engine.step() {
+        for output in step(engine) {
             let key = (output.request_id.to_string(), output.index);
             append(sequences.get_mut(&key).unwrap(), output);
         }

@@ -25,7 +25,6 @@ tokenizer.
 
 _IGNORED_SWITCHES = frozenset(
     {
-        "async_scheduling",
         "disable_cascade_attn",
         "disable_chunked_mm_input",
         "disable_custom_all_reduce",

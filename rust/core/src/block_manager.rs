@@ -176,6 +176,11 @@ impl BlockManager {
         self.num_new_blocks(sequence, num_tokens) <= self.pool.num_free()
     }
 
+    /// True when each of the sequences has blocks for one token more.
+    pub(crate) fn can_append_to_all<'a>(&self, sequences: impl Iterator<Item = &'a Sequence>) -> bool {
+        sequences.map(|sequence| self.num_new_blocks(sequence, 1)).sum::<usize>() <= self.pool.num_free()
+    }
+
     fn num_new_blocks(&self, sequence: &Sequence, num_tokens: usize) -> usize {
         let num_rows = (sequence.num_computed_tokens + num_tokens).div_ceil(self.groups.block_size);
         num_rows * self.groups.len() - sequence.block_table.len()
@@ -184,23 +189,44 @@ impl BlockManager {
     /// Gives the sequence blocks for its next `num_tokens` tokens, counts these as computed, and registers the blocks
     /// that become full, adding them to `registered`. Ask [`Self::can_append`] first.
     pub(crate) fn append(&mut self, sequence: &mut Sequence, num_tokens: usize, registered: &mut Vec<BlockId>) {
+        let first = sequence.num_computed_tokens / self.groups.block_size;
+        self.extend_table(sequence, num_tokens);
+        for row in first..sequence.num_computed_tokens / self.groups.block_size {
+            self.register_row(sequence, row, registered);
+        }
+    }
+
+    /// As [`Self::append`] for a token that is not known yet: a block that it fills stays unregistered.
+    pub(crate) fn append_unknown(&mut self, sequence: &mut Sequence) {
+        self.extend_table(sequence, 1);
+    }
+
+    fn extend_table(&mut self, sequence: &mut Sequence, num_tokens: usize) {
         for _ in 0..self.num_new_blocks(sequence, num_tokens) {
             let id = self.pool.allocate().expect("can_append has seen a free block for every new one");
             sequence.block_table.push(id);
         }
-        let block_size = self.groups.block_size;
-        let first = sequence.num_computed_tokens / block_size;
         sequence.num_computed_tokens += num_tokens;
+    }
+
+    /// Registers the row that the first `num_tokens` tokens of the sequence end with, if they fill it and it still holds them.
+    pub(crate) fn register_row_before(&mut self, sequence: &mut Sequence, num_tokens: usize) {
+        let block_size = self.groups.block_size;
+        if num_tokens.is_multiple_of(block_size) && num_tokens <= sequence.num_computed_tokens {
+            self.register_row(sequence, num_tokens / block_size - 1, &mut Vec::new());
+        }
+    }
+
+    /// Makes a full row findable in every group that has a block of it.
+    fn register_row(&mut self, sequence: &mut Sequence, row: usize, registered: &mut Vec<BlockId>) {
         if !self.enable_prefix_caching {
             return;
         }
-        for row in first..sequence.num_computed_tokens / block_size {
-            let hash = sequence.block_hash(row, block_size);
-            for group in 0..self.groups.len() {
-                let id = sequence.block_table.get(group, row);
-                if self.pool.register(id, hash.of_group(group)) {
-                    registered.push(id);
-                }
+        let hash = sequence.block_hash(row, self.groups.block_size);
+        for group in 0..self.groups.len() {
+            let id = sequence.block_table.get(group, row);
+            if !id.is_null() && self.pool.register(id, hash.of_group(group)) {
+                registered.push(id);
             }
         }
     }

@@ -181,9 +181,15 @@ impl Sequence {
         &self.request
     }
 
-    /// Tokens still to compute.
+    /// Tokens still to compute. None either where the next token is computed before it is known.
     pub(crate) fn num_remaining_tokens(&self) -> usize {
-        self.num_tokens() - self.num_computed_tokens
+        self.num_tokens().saturating_sub(self.num_computed_tokens)
+    }
+
+    /// Whether `num_more` tokens more are all it may get.
+    pub(crate) fn ends_by_length(&self, num_more: usize, max_model_len: usize) -> bool {
+        let max_tokens = self.params().max_tokens.map_or(usize::MAX, |max_tokens| max_tokens as usize);
+        self.num_output_tokens() + num_more >= max_tokens || self.num_tokens() + num_more >= max_model_len
     }
 
     /// Gives the sequence its own token list before it first runs.

@@ -42,9 +42,6 @@ const WORTH_SHARING: usize = 64 * 1024;
 /// Runs of rows a task keeps at least when rows are cut.
 const MIN_TASK_RUNS: usize = 4;
 
-/// Runs up to which the largest tile is best, since it needs the fewest.
-const FEW_RUNS: usize = 2;
-
 /// How a product is cut.
 #[derive(Debug, PartialEq, Eq)]
 struct Plan {
@@ -69,7 +66,7 @@ impl Plan {
     fn new(shape: Shape, most_panels: usize, tiles: &Tiles, num_threads: usize) -> Self {
         let Shape { rows, panels, in_features } = shape;
         let most = (1..=MAX_TILE_ROWS).rev().find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);
-        let most = if rows > FEW_RUNS * most { tiles.many } else { most };
+        let most = if rows > most { tiles.many } else { most };
         // As even as can be: seven rows are two runs of four, not one of six and one of one.
         let fewest = rows.div_ceil(rows.div_ceil(most));
         let tile_rows = (fewest..=most).find(|rows| tiles.panels[*rows] > 0).unwrap_or(1);

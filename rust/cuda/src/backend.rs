@@ -2,9 +2,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, EncoderAttentionParams, Error,
-    Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, Result, RopeTable,
-    Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
+    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, DeviceSampler,
+    EncoderAttentionParams, Error, Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer,
+    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 use crate::arena::{Arena, Buffer};
@@ -56,6 +56,8 @@ pub struct CudaBackend {
 pub(crate) struct Arenas {
     eager: Arena,
     captured: Arena,
+    /// What an op leaves behind for nobody: recorded or not, all share it, since they run one after another.
+    workspaces: Arena,
     /// Whether work is being captured.
     pub capturing: bool,
 }
@@ -68,7 +70,12 @@ impl CudaBackend {
     pub fn new(options: CudaOptions) -> std::result::Result<Self, CudaError> {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let arenas = Arenas { eager: Arena::new(id), captured: Arena::of_graphs(id), capturing: false };
+        let arenas = Arenas {
+            eager: Arena::new(id),
+            captured: Arena::of_graphs(id),
+            workspaces: Arena::of_graphs(id),
+            capturing: false,
+        };
         Ok(Self {
             device: Arc::new(Device::open(options.ordinal)?),
             id,
@@ -117,6 +124,11 @@ impl CudaBackend {
         let mut arenas = self.arenas();
         let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
         arena.take(&self.device, bytes)
+    }
+
+    /// Memory for what is of use inside one op only.
+    pub(crate) fn workspace(&self, bytes: usize) -> Result<Arc<Buffer>> {
+        self.arenas().workspaces.take(&self.device, bytes)
     }
 
     /// A new tensor, with unspecified contents.
@@ -178,6 +190,10 @@ impl Backend for CudaBackend {
 
     fn plan_weights(&self, bytes: u64) {
         self.weight_loader().arena.plan(usize::try_from(bytes).unwrap_or(usize::MAX));
+    }
+
+    fn sampler(&self) -> Option<&dyn DeviceSampler> {
+        Some(self)
     }
 
     fn load_weight(&self, parts: &[HostMatrix<'_>], format: WeightFormat) -> Result<Weight> {

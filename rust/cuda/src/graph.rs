@@ -4,10 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{CUgraphInstantiate_flags as Instantiate, CUstreamCaptureMode as Mode};
 use cudarc::driver::{CudaEvent, CudaGraph, PinnedHostSlice, result};
-use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result, Tensor, Work};
+use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result, RowReader, Tensor, Work};
 
 use crate::CudaBackend;
 use crate::arena::Buffer;
+use crate::chain::{self, PinnedReader};
 use crate::device::Device;
 use crate::error::op_error;
 use crate::memory::DeviceMemory;
@@ -37,6 +38,18 @@ impl Graphs for CudaBackend {
         let captured =
             Captured { device: Arc::clone(&self.device), state: Mutex::new(State { graph, inputs: places }) };
         Ok((Box::new(captured), results))
+    }
+
+    fn chained_ids(&self, ids: &Indices, rows: &Indices, tokens: &Tensor) -> Result<Indices> {
+        chain::chained_ids(self, ids, rows, tokens)
+    }
+
+    fn keep(&self, tokens: &Tensor, to: &Tensor) -> Result<()> {
+        chain::keep(self, tokens, to)
+    }
+
+    fn reader(&self, most: usize) -> Result<Box<dyn RowReader>> {
+        Ok(Box::new(PinnedReader::new(&self.device, self.id, most)?))
     }
 }
 

@@ -87,6 +87,8 @@ kernels! {
     ] AttentionPrefill {
         to: Matrix, q: Matrix, cache: KvBlocks, seqs: Sequences, rules: ScoreRules, most_rows: i32,
     }
+    "chain" ["chain_ids"] ChainIds { to: Address, ids: Address, rows: Address, tokens: Matrix, n: i32 }
+    "chain" ["keep_tokens"] KeepTokens { to: Matrix, tokens: Matrix }
     "distance_products" ["distance_products"] MultiplyDistances {
         to: Address, x: Matrix, of_distances: Matrix, first: i32, num_buckets: i32, head_dim: i32,
     }
@@ -163,8 +165,8 @@ kernels! {
     }
     "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
     "route" ["scale_experts"] ScaleExperts { weights: Matrix, experts: Matrix, factors: Address, num_experts: i32 }
-    "sampling" ["sampling_draw"] SamplingDraw { logits: Matrix, rows: Address, scratch: SamplingScratch, to: Address }
-    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, scratch: SamplingScratch }
+    "sampling" ["sampling_draw"] SamplingDraw { to: Matrix, logits: Matrix, rows: Address, scratch: SamplingScratch }
+    "sampling" ["sampling_scan"] SamplingScan { logits: Matrix, chunks: Address, buckets: Address }
     "sampling" ["sampling_weigh"] SamplingWeigh { logits: Matrix, rows: Address, scratch: SamplingScratch }
     "weight" ["decode_f32", "decode_f16", "decode_bf16"] Decode {
         to: Matrix, from: Address, transposed: i32, first_row: i64, from_rows: i64,

@@ -18,6 +18,7 @@ mod arena;
 mod argmax;
 mod attention;
 mod backend;
+mod chain;
 mod device;
 mod driver;
 mod encoder_attention;
@@ -49,10 +50,7 @@ pub use error::CudaError;
 pub use images::{Image, embedded_architectures, images};
 pub use info::{CudaInfo, DeviceInfo, info};
 pub use kernels::{LAUNCHES, Launch};
-pub use logits::{LogitsEdits, Penalties};
-pub use logprobs::{LogprobsRequest, MAX_LOGPROBS, RowLogprobs};
 pub use modules::compile_kernels;
-pub use sampling::{Drawn, Samples, SamplingRow};
 
 /// The name of the backend.
 pub(crate) const NAME: &str = "cuda";

@@ -1,36 +1,10 @@
 //! Masks, bias and penalties, on logits that stay on the device.
 
-use rustllm_ops::{Error, Result, Tensor};
+use rustllm_ops::{Error, LogitsEdits, Penalties, Result, Tensor};
 
 use crate::backend::CudaBackend;
 use crate::device::Grid;
 use crate::kernels::{CopyLogits, EditLogits};
-
-/// What is done to a row of logits, in this order. Ids past the vocabulary are passed over.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct LogitsEdits<'a> {
-    /// The only tokens that may be drawn; `None` allows all.
-    pub allowed: Option<&'a [u32]>,
-    /// Tokens that may not be drawn.
-    pub banned: &'a [u32],
-    /// Tokens and what is added to their logits; a token at most once.
-    pub bias: &'a [(u32, f32)],
-    /// What occurrences cost.
-    pub penalties: Option<Penalties<'a>>,
-}
-
-/// Penalties on tokens that a sequence has.
-#[derive(Debug, Clone, Copy)]
-pub struct Penalties<'a> {
-    /// Divides a positive logit and multiplies another, of every token of the sequence.
-    pub repetition: f32,
-    /// Subtracted once per occurrence in the output.
-    pub frequency: f32,
-    /// Subtracted if the output has the token.
-    pub presence: f32,
-    /// The tokens of prompt and output, each once, and how often the output has them.
-    pub counts: &'a [(u32, u32)],
-}
 
 /// `Edit` of `cuda/logits.cu`.
 #[derive(Debug, Clone, Copy)]
@@ -58,8 +32,8 @@ struct RowEdits {
 impl RowEdits {
     /// Lists a row's edits behind those of the rows before it.
     fn list(row: &LogitsEdits<'_>, edits: &mut Vec<Edit>) -> Self {
-        let none = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0, counts: &[] };
-        let penalties = row.penalties.unwrap_or(none);
+        let none = Penalties { repetition: 1.0, frequency: 0.0, presence: 0.0, counts: Vec::new() };
+        let penalties = row.penalties.as_ref().unwrap_or(&none);
         let mut append = |list: &mut dyn Iterator<Item = (u32, u32)>| {
             let first = edits.len() as u32;
             edits.extend(list.map(|(token_id, value)| Edit { token_id, value }));
@@ -79,26 +53,21 @@ impl RowEdits {
     }
 }
 
-impl CudaBackend {
-    /// `logits` with each row's edits, as the engine's sampler makes them; `logits` stay as they are.
-    ///
-    /// # Errors
-    /// [`Error::Shape`] for another number of rows.
-    pub fn edit_logits(&self, logits: &Tensor, rows: &[LogitsEdits<'_>]) -> Result<Tensor> {
-        if rows.len() != logits.rows() {
-            let detail = format!("edits of {} rows for {}", rows.len(), logits.rows());
-            return Err(Error::Shape { op: "edit_logits", detail });
-        }
-        let mut edits = Vec::new();
-        let rows: Vec<RowEdits> = rows.iter().map(|row| RowEdits::list(row, &mut edits)).collect();
-        let (row_list, edit_list) = (self.upload(&rows)?, self.upload(&edits)?);
-        let from = self.view(logits)?;
-        let (result, to) = self.result(from.num_rows(), from.num_cols())?;
-        let (rows, edits) = (row_list.address(), edit_list.address());
-        let grid = Grid::new((from.num_rows(), from.num_cols().div_ceil(1024), 1), 256);
-        self.device.launch("copy_logits", grid, &CopyLogits { to, from, rows })?;
-        let grid = Grid::new((from.num_rows(), 1, 1), 256);
-        self.device.launch("edit_logits", grid, &EditLogits { to, from, rows, edits })?;
-        Ok(result)
+/// `logits` with each row's edits, as the engine's sampler makes them.
+pub(crate) fn edit(backend: &CudaBackend, logits: &Tensor, rows: &[LogitsEdits<'_>]) -> Result<Tensor> {
+    if rows.len() != logits.rows() {
+        let detail = format!("edits of {} rows for {}", rows.len(), logits.rows());
+        return Err(Error::Shape { op: "edit_logits", detail });
     }
+    let mut edits = Vec::new();
+    let rows: Vec<RowEdits> = rows.iter().map(|row| RowEdits::list(row, &mut edits)).collect();
+    let (row_list, edit_list) = (backend.upload(&rows)?, backend.upload(&edits)?);
+    let from = backend.view(logits)?;
+    let (result, to) = backend.result(from.num_rows(), from.num_cols())?;
+    let (rows, edits) = (row_list.address(), edit_list.address());
+    let grid = Grid::new((from.num_rows(), from.num_cols().div_ceil(1024), 1), 256);
+    backend.device.launch("copy_logits", grid, &CopyLogits { to, from, rows })?;
+    let grid = Grid::new((from.num_rows(), 1, 1), 256);
+    backend.device.launch("edit_logits", grid, &EditLogits { to, from, rows, edits })?;
+    Ok(result)
 }

@@ -2,7 +2,7 @@
 
 use rustllm_cuda::{CudaBackend, CudaOptions};
 use rustllm_ops::conformance::{random_tensor, random_weight, rows_of};
-use rustllm_ops::{Backend, DType, Error, Indices, Result, Tensor, Weight};
+use rustllm_ops::{Backend, DType, Error, Indices, NO_ROW, Result, Tensor, Weight};
 
 fn backend() -> CudaBackend {
     if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
@@ -63,4 +63,36 @@ fn refuses_to_record_what_would_not_be_the_same_again() {
     let error = backend.graphs().unwrap().capture(vec![vec![0]], &mut uploads).unwrap_err();
     assert!(matches!(&error, Error::Backend { message, .. } if message.contains("cannot be recorded")), "{error}");
     assert!(backend.indices(vec![1]).is_ok(), "the device works on");
+}
+
+#[test]
+fn tokens_go_from_launch_to_launch_on_the_device() {
+    let backend = backend();
+    let graphs = backend.graphs().unwrap();
+    let table = random_weight(&backend, 50, 40, DType::BF16, 1).unwrap();
+    let tokens_of = |ids: &Indices| backend.argmax(&backend.embedding(ids, &table)?);
+    let eager = |ids: &[u32]| rows_of(&backend, &tokens_of(&backend.indices(ids.to_vec())?)?);
+    let latest = backend.tensor(&[0.0; 6], 3, 2).unwrap();
+    let mut work = |inputs: &[Indices]| {
+        let tokens = tokens_of(&graphs.chained_ids(&inputs[0], &inputs[1], &latest)?)?;
+        graphs.keep(&tokens, &latest)?;
+        Ok(vec![tokens])
+    };
+    let (graph, results) = graphs.capture(vec![vec![0; 3], vec![0; 3]], &mut work).unwrap();
+    let mut readers = [graphs.reader(6).unwrap(), graphs.reader(6).unwrap()];
+    // The middle row's ids are given, the other two rows go on with each other's tokens.
+    let (mut ids, sources) = (vec![3, 17, 41], [[NO_ROW; 3], [2, NO_ROW, 0], [2, NO_ROW, 0]]);
+    for (step, rows) in sources.iter().enumerate() {
+        // A step is launched before the tokens of the one before it are looked at.
+        graph.launch(&[if step == 0 { &[3, 17, 41] } else { &[0, 17, 0] }, rows]).unwrap();
+        readers[step % 2].start(&results[0]).unwrap();
+        if step > 0 {
+            let tokens = eager(&ids).unwrap();
+            assert_eq!(readers[1 - step % 2].wait().unwrap(), tokens.concat(), "step {}", step - 1);
+            ids = vec![tokens[2][0] as u32, 17, tokens[0][0] as u32];
+        }
+    }
+    assert_eq!(readers[0].wait().unwrap(), eager(&ids).unwrap().concat());
+    let error = readers[0].start(&backend.tensor(&[0.0; 8], 4, 2).unwrap()).unwrap_err().to_string();
+    assert!(error.contains("[4, 2] in memory for 6 numbers"), "{error}");
 }

@@ -2,10 +2,12 @@
 //!
 //! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
 
-use rustllm_cuda::{CudaBackend, CudaOptions, Drawn, LogitsEdits, LogprobsRequest, Penalties, SamplingRow};
+use rustllm_cuda::{CudaBackend, CudaOptions};
 use rustllm_cuda_simulator as simulator;
 use rustllm_ops::conformance::{numbers, rows_of};
-use rustllm_ops::{Backend, Tensor};
+use rustllm_ops::{
+    Backend, DeviceSampler, Error, Indices, LogitsEdits, LogprobsRequest, Penalties, SamplingRow, Tensor,
+};
 
 const INFINITY: f32 = f32::INFINITY;
 
@@ -27,8 +29,11 @@ fn logits(rows: usize, vocab_size: usize, coarse: bool) -> Vec<f32> {
     values.map(|value| if coarse { (8.0 * value).round() / 8.0 + 0.0 } else { value }).collect()
 }
 
-fn drawn(backend: &CudaBackend, logits: &Tensor, rows: &[SamplingRow]) -> Vec<Drawn> {
-    backend.read_samples(&backend.sample(logits, rows).expect("the op works")).expect("tokens")
+/// The token of every row, and its logit.
+fn drawn(backend: &CudaBackend, logits: &Tensor, rows: &[SamplingRow]) -> Vec<(u32, f32)> {
+    let rows = backend.indices(SamplingRow::pack(rows)).expect("memory");
+    let drawn = rows_of(backend, &backend.sample(logits, &rows).expect("the op works")).expect("rows");
+    drawn.iter().map(|row| (row[0] as u32, row[1])).collect()
 }
 
 /// Philox4x32-10, as a number from 0 to 1.
@@ -49,7 +54,7 @@ fn uniform(seed: u64, position: u64) -> f64 {
 fn plain(row: &[f32], params: &SamplingRow) -> u32 {
     let mut order: Vec<usize> = (0..row.len()).collect();
     order.sort_by(|a, b| row[*b].total_cmp(&row[*a]));
-    if params.temperature == 0.0 {
+    if params.inverse_temperature == 0.0 {
         return order[0] as u32;
     }
     if params.top_k > 0 && (params.top_k as usize) < row.len() {
@@ -57,7 +62,7 @@ fn plain(row: &[f32], params: &SamplingRow) -> u32 {
         order.retain(|token| row[*token] >= last);
     }
     let largest = f64::from(row[order[0]]);
-    let weight = |token: usize| ((f64::from(row[token]) - largest) / f64::from(params.temperature)).exp();
+    let weight = |token: usize| ((f64::from(row[token]) - largest) * f64::from(params.inverse_temperature)).exp();
     order.retain(|token| weight(*token) >= f64::from(params.min_p));
     let total: f64 = order.iter().map(|token| weight(*token)).sum();
     let mut before = 0.0;
@@ -79,11 +84,18 @@ fn plain(row: &[f32], params: &SamplingRow) -> u32 {
 /// Parameters of every kind for rows of a vocabulary.
 fn params(vocab_size: usize) -> Vec<SamplingRow> {
     let mut rows = Vec::new();
-    for temperature in [0.0, 0.7, 1.0, 2.0] {
+    for inverse_temperature in [0.0, 0.5, 1.0, 1.0 / 0.7] {
         for top_k in [0, 1, 7, vocab_size as u32 / 2, vocab_size as u32] {
             for (top_p, min_p) in [(1.0, 0.0), (0.9, 0.0), (0.3, 0.0), (1.0, 0.1), (0.6, 0.02), (1e-6, 0.0)] {
                 let position = 1000 + rows.len() as u64;
-                rows.push(SamplingRow { seed: 0x1234_5678_9abc_def0, position, temperature, top_p, min_p, top_k });
+                rows.push(SamplingRow {
+                    seed: 0x1234_5678_9abc_def0,
+                    position,
+                    inverse_temperature,
+                    top_p,
+                    min_p,
+                    top_k,
+                });
             }
         }
     }
@@ -100,7 +112,8 @@ fn tokens_are_those_of_a_sampler_that_sorts() {
         let on_device = backend.tensor(&logits, rows.len(), vocab_size).expect("memory");
         let tokens = drawn(&backend, &on_device, &rows);
         for ((row, params), token) in logits.chunks(vocab_size).zip(&rows).zip(tokens) {
-            assert_eq!(token, Drawn::Token(plain(row, params)), "{params:?} of {vocab_size}");
+            let plain = plain(row, params);
+            assert_eq!(token, (plain, row[plain as usize]), "{params:?} of {vocab_size}");
         }
     }
 }
@@ -134,14 +147,45 @@ fn rows_without_a_distribution_say_so() {
     values[2 * vocab_size + 130] = INFINITY;
     values[3 * vocab_size..].fill(-INFINITY);
     values[3 * vocab_size + 17] = -3.0;
-    for temperature in [0.0, 1.0] {
-        let row = SamplingRow { seed: 1, position: 2, temperature, top_p: 0.5, min_p: 0.0, top_k: 20 };
+    for inverse_temperature in [0.0, 1.0] {
+        let row = SamplingRow { seed: 1, position: 2, inverse_temperature, top_p: 0.5, min_p: 0.0, top_k: 20 };
         let tokens = drawn(&backend, &backend.tensor(&values, 4, vocab_size).expect("memory"), &[row; 4]);
-        assert_eq!(tokens[0], Drawn::AllMasked);
-        assert!(matches!(tokens[1], Drawn::InvalidLogit { token_id: 200, logit } if logit.is_nan()));
-        assert_eq!(tokens[2], Drawn::InvalidLogit { token_id: 130, logit: INFINITY });
-        assert_eq!(tokens[3], Drawn::Token(17));
+        assert_eq!(tokens[0], (0, -INFINITY));
+        assert!(tokens[1].0 == 200 && tokens[1].1.is_nan());
+        assert_eq!(tokens[2], (130, INFINITY));
+        assert_eq!(tokens[3], (17, -3.0));
     }
+}
+
+#[test]
+fn parameters_are_no_part_of_what_is_recorded() {
+    let backend = backend();
+    let vocab_size = 300;
+    let logits = backend.tensor(&logits(3, vocab_size, false), 3, vocab_size).expect("memory");
+    let mut work = |inputs: &[Indices]| Ok(vec![backend.sample(&logits, &inputs[0])?]);
+    let (graph, results) = backend
+        .graphs()
+        .expect("it has")
+        .capture(vec![SamplingRow::pack(&[SamplingRow::GREEDY; 3])], &mut work)
+        .expect("works");
+    for rows in params(vocab_size).as_chunks::<3>().0.iter().step_by(7) {
+        graph.launch(&[&SamplingRow::pack(rows)]).expect("works");
+        let replayed = rows_of(&backend, &results[0]).expect("rows");
+        let replayed: Vec<(u32, f32)> = replayed.iter().map(|row| (row[0] as u32, row[1])).collect();
+        assert_eq!(replayed, drawn(&backend, &logits, rows), "{rows:?}");
+    }
+}
+
+#[test]
+fn another_number_of_rows_is_refused() {
+    let backend = backend();
+    let logits = backend.tensor(&[1.0; 8], 2, 4).expect("memory");
+    let rows = backend.indices(SamplingRow::pack(&[SamplingRow::GREEDY; 3])).expect("memory");
+    assert!(matches!(backend.sample(&logits, &rows), Err(Error::Shape { op: "sample", .. })));
+    let edits = vec![LogitsEdits::default(); 1];
+    assert!(matches!(backend.edit_logits(&logits, &edits), Err(Error::Shape { op: "edit_logits", .. })));
+    let refused = backend.logprobs(&logits, &[LogprobsRequest { row: 2, token_id: 0 }], 1);
+    assert!(matches!(refused, Err(Error::Shape { op: "logprobs", .. })));
 }
 
 #[test]
@@ -149,17 +193,31 @@ fn edits_are_made_in_order_and_stay_finite() {
     let backend = backend();
     let logits =
         backend.tensor(&[1.0, -2.0, 3.0, 0.0, 1.0, -2.0, 3.0, 0.0, -INFINITY, 2.0, 3e38, 1.0], 3, 4).expect("memory");
-    let counts = [(0, 0), (1, 2), (2, 1), (9, 1)];
-    let penalties = Penalties { repetition: 2.0, frequency: 0.5, presence: 0.25, counts: &counts };
+    let counts = vec![(0, 0), (1, 2), (2, 1), (9, 1)];
+    let penalties = Penalties { repetition: 2.0, frequency: 0.5, presence: 0.25, counts };
     let edits = [
         LogitsEdits { penalties: Some(penalties), ..LogitsEdits::default() },
-        LogitsEdits { allowed: Some(&[1, 2, 3, 70]), banned: &[3], bias: &[(0, 5.0), (2, 1.0)], penalties: None },
+        LogitsEdits { allowed: Some(&[1, 2, 3, 70]), banned: vec![3], bias: &[(0, 5.0), (2, 1.0)], penalties: None },
         LogitsEdits { bias: &[(0, 100.0), (2, 3e38)], ..LogitsEdits::default() },
     ];
     let rows = rows_of(&backend, &backend.edit_logits(&logits, &edits).expect("the op works")).expect("rows");
     assert_eq!(rows[0], [0.5, -5.25, 0.75, 0.0]);
     assert_eq!(rows[1], [-INFINITY, -2.0, 4.0, -INFINITY]);
     assert_eq!(rows[2], [-INFINITY, 2.0, f32::MAX, 1.0]);
+}
+
+#[test]
+fn no_edit_hides_what_is_no_logit() {
+    let backend = backend();
+    let logits = backend.tensor(&[f32::NAN, INFINITY, 1.0, f32::NAN, INFINITY, 1.0], 2, 3).expect("memory");
+    let penalties = Penalties { repetition: 2.0, frequency: 0.5, presence: 0.25, counts: vec![(0, 1), (1, 1)] };
+    let edits = [
+        LogitsEdits { allowed: Some(&[2]), banned: vec![0, 1], ..LogitsEdits::default() },
+        LogitsEdits { bias: &[(0, 1.0), (1, -1.0)], penalties: Some(penalties), ..LogitsEdits::default() },
+    ];
+    for row in rows_of(&backend, &backend.edit_logits(&logits, &edits).expect("the op works")).expect("rows") {
+        assert!(row[0].is_nan() && row[1..] == [INFINITY, 1.0], "{row:?}");
+    }
 }
 
 #[test]
@@ -170,7 +228,7 @@ fn logprobs_are_of_the_token_and_of_the_likeliest() {
         let on_device = backend.tensor(&values, 2, vocab_size).expect("memory");
         let request = LogprobsRequest { row: 1, token_id: 2 };
         let reported = backend.logprobs(&on_device, &[request], top).expect("the op works");
-        let reported = reported[0].as_ref().expect("a distribution");
+        let reported = &reported[0];
         let row = &values[vocab_size..];
         let largest = row.iter().copied().fold(-INFINITY, f32::max);
         let total: f64 = row.iter().map(|logit| f64::from(logit - largest).exp()).sum();
@@ -182,9 +240,11 @@ fn logprobs_are_of_the_token_and_of_the_likeliest() {
         let likeliest: Vec<(u32, f32)> = order.iter().take(top).map(|token| (*token, row[*token as usize])).collect();
         assert_eq!(reported.likeliest, likeliest, "{top} of {vocab_size}");
     }
-    let masked = backend.tensor(&[-INFINITY; 200], 1, 200).expect("memory");
-    let reported = backend.logprobs(&masked, &[LogprobsRequest { row: 0, token_id: 0 }], 3).expect("the op works");
-    assert_eq!(reported, [Err(Drawn::AllMasked)]);
+    for (logit, largest) in [(-INFINITY, -INFINITY), (f32::NAN, INFINITY)] {
+        let row = backend.tensor(&[logit; 200], 1, 200).expect("memory");
+        let reported = backend.logprobs(&row, &[LogprobsRequest { row: 0, token_id: 0 }], 3).expect("the op works");
+        assert_eq!(reported[0].largest, largest);
+    }
 }
 
 #[test]

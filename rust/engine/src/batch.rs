@@ -36,7 +36,11 @@ pub(crate) fn lists(scheduled: &[Scheduled<'_>], spec: &KvCacheSpec, max_blocks_
     let (mut query_start_loc, mut seq_lens) = (vec![0], Vec::with_capacity(scheduled.len()));
     for (entry, sequence) in scheduled {
         let span = span(entry);
-        token_ids.extend_from_slice(&sequence.token_ids()[span.clone()]);
+        match entry.is_ahead {
+            // Known to the device alone, which puts it here: see `decode_graphs`.
+            true => token_ids.push(0),
+            false => token_ids.extend_from_slice(&sequence.token_ids()[span.clone()]),
+        }
         seq_lens.push(span.end as u32);
         positions.extend(span.map(|position| position as u32));
         query_start_loc.push(token_ids.len() as u32);

@@ -32,6 +32,8 @@ pub struct EngineConfig {
     pub deterministic: bool,
     /// Whether a GPU launches every kernel by itself, and captures no step as a graph.
     pub enforce_eager: bool,
+    /// Whether a GPU may begin a step before the tokens of the one before it have reached the host.
+    pub async_scheduling: bool,
     /// Longest prompt plus completion, in tokens; `None` takes the model's, or what the cache can hold if that is less.
     pub max_model_len: Option<usize>,
     /// Sequences that may run at once.
@@ -82,6 +84,7 @@ impl EngineConfig {
             device: Device::Auto,
             deterministic: false,
             enforce_eager: false,
+            async_scheduling: true,
             max_model_len: None,
             max_num_seqs: 128,
             max_num_batched_tokens: None,

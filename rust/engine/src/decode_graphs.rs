@@ -7,12 +7,28 @@
 //!   block       [ 0 | 1 | ... | num_blocks - 1 | spare ]     sequences that fill a bucket up read and write the spare one
 //! ```
 //!
+//! A step has its output projection with it, and what follows: the likeliest token of every sequence, or the one drawn if any
+//! draws. What they draw with is one more of its inputs.
+//!
 //! Nothing is captured before it is needed, so that starting takes no longer; what was seen once may never come again.
+//!
+//! A step may be launched before the tokens of the one before it have reached the host:
+//!
+//! ```text
+//!   latest      tokens of the step launched last, in the order of its sequences
+//!      │ ▲
+//!      │ └───────────── copied there at the end of each step
+//!      └─► token ids    of the rows whose sequences are ahead; the others' come from the host with the lists
+//! ```
 
 use std::collections::HashMap;
 
+use rustllm_core::SeqId;
 use rustllm_models::{ForwardContext, Model};
-use rustllm_ops::{Backend, CapturedGraph, Graphs, Indices, KvCache, Predictions, Result, Tensor};
+use rustllm_ops::{
+    Backend, CapturedGraph, Error, Graphs, Indices, KvCache, NO_ROW, Predictions, Result, RowReader, SamplingRow,
+    Tensor,
+};
 
 use crate::batch::{self, Scheduled};
 
@@ -28,15 +44,17 @@ struct Bucket {
     num_seqs: usize,
     /// Tokens of the longest sequence.
     len: usize,
+    /// Whether any sequence draws.
+    draws: bool,
 }
 
 impl Bucket {
     /// The smallest bucket that holds `num_seqs` sequences of `len` tokens, of which there may be `max_model_len`.
-    fn of(num_seqs: usize, len: usize, max_model_len: usize) -> Self {
+    fn of(num_seqs: usize, len: usize, max_model_len: usize, draws: bool) -> Self {
         // All up to 8, then eight to an octave, so that padding costs an eighth at most.
         let granule = (num_seqs.next_power_of_two() / 16).max(1);
         let len = len.max(MIN_LEN).next_power_of_two().min(max_model_len);
-        Self { num_seqs: num_seqs.next_multiple_of(granule), len }
+        Self { num_seqs: num_seqs.next_multiple_of(granule), len, draws }
     }
 }
 
@@ -45,7 +63,8 @@ impl Bucket {
 struct Captured {
     graph: Box<dyn CapturedGraph>,
     logits: Tensor,
-    argmax: Tensor,
+    /// The token of every sequence, as [`Backend::argmax`] has it.
+    tokens: Tensor,
 }
 
 /// The graphs captured so far.
@@ -57,7 +76,16 @@ pub(crate) struct DecodeGraphs {
     spare: u32,
     /// `None` for a bucket seen once.
     buckets: HashMap<Bucket, Option<Captured>>,
+    /// Tokens of the step launched last, once there was one, and whose they are.
+    latest: Option<Tensor>,
+    latest_seqs: Vec<SeqId>,
+    /// Those that read nothing.
+    readers: Vec<Box<dyn RowReader>>,
 }
+
+/// Tokens of a step that are on their way from the device.
+#[derive(Debug)]
+pub(crate) struct PendingTokens(Box<dyn RowReader>);
 
 /// What a step is computed with.
 #[derive(Clone, Copy)]
@@ -71,11 +99,25 @@ impl DecodeGraphs {
     /// Graphs for a cache whose last block is spare; none if `enforce_eager`.
     pub fn new(max_model_len: usize, kv_cache: &KvCache, enforce_eager: bool) -> Self {
         let spare = (kv_cache.spec().num_blocks as u32).saturating_sub(1);
-        Self { max_model_len, spare, enforce_eager, buckets: HashMap::new() }
+        Self {
+            max_model_len,
+            spare,
+            enforce_eager,
+            buckets: HashMap::new(),
+            latest: None,
+            latest_seqs: Vec::new(),
+            readers: Vec::new(),
+        }
     }
 
-    /// Computes a step by a graph: logits and argmax of every sequence. `None` if that is not how the step is to be computed.
-    pub fn predict(&mut self, computes: Computes<'_>, scheduled: &[Scheduled<'_>]) -> Result<Option<Predictions>> {
+    /// Computes a step by a graph: of every sequence its logits and, if `drawn` says how, the token drawn in place of the
+    /// likeliest. `None` if that is not how the step is to be computed.
+    pub fn predict(
+        &mut self,
+        computes: Computes<'_>,
+        scheduled: &[Scheduled<'_>],
+        drawn: Option<&[SamplingRow]>,
+    ) -> Result<Option<Predictions>> {
         let Some(graphs) = computes.backend.graphs() else { return Ok(None) };
         let decodes = |(entry, sequence): &Scheduled<'_>| {
             entry.num_tokens == 1 && entry.samples && sequence.num_output_tokens() > 0
@@ -84,43 +126,108 @@ impl DecodeGraphs {
             return Ok(None);
         }
         let longest = scheduled.iter().map(|(entry, _)| batch::span(entry).end).max().unwrap_or(0);
-        let bucket = Bucket::of(scheduled.len(), longest, self.max_model_len);
-        let captured = match self.buckets.get_mut(&bucket) {
-            None => {
-                self.buckets.insert(bucket, None);
-                return Ok(None);
-            }
-            Some(Some(captured)) => captured,
-            Some(unseen) => unseen.insert(capture(graphs, computes, bucket, self.spare)?),
+        let bucket = Bucket::of(scheduled.len(), longest, self.max_model_len, drawn.is_some());
+        let sources = self.sources(scheduled)?;
+        // What is ahead cannot wait for the bucket to be seen again: it will be, by the step after.
+        let is_ahead = sources.iter().any(|row| *row != NO_ROW);
+        if !is_ahead && !self.buckets.contains_key(&bucket) {
+            self.buckets.insert(bucket, None);
+            return Ok(None);
+        }
+        let latest = match &self.latest {
+            Some(latest) => latest,
+            None => self.latest.insert(computes.backend.tensor(&[0.0; 2 * MAX_SEQS], MAX_SEQS, 2)?),
+        };
+        let captured = match self.buckets.entry(bucket).or_default() {
+            Some(captured) => captured,
+            unseen => unseen.insert(capture(graphs, computes, bucket, (self.spare, latest))?),
         };
         let spec = computes.kv_cache.spec();
         let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
         let mut lists = batch::lists(scheduled, spec, blocks_per_seq);
         batch::pad(&mut lists, bucket.num_seqs, self.spare, (spec.block_size, blocks_per_seq));
+        lists.push(sources);
+        lists.last_mut().into_iter().for_each(|sources| sources.resize(bucket.num_seqs, NO_ROW));
+        lists.extend(drawn.map(|rows| padded(rows, bucket.num_seqs)));
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         captured.graph.launch(&lists)?;
-        Ok(Some(Predictions { logits: captured.logits.clone(), argmax: captured.argmax.clone() }))
+        self.latest_seqs.clear();
+        self.latest_seqs.extend(scheduled.iter().map(|(entry, _)| entry.seq_id));
+        Ok(Some(Predictions { logits: captured.logits.clone(), argmax: captured.tokens.clone() }))
+    }
+
+    /// For each sequence the row of `latest` that has its token, if the host has not: both are in the scheduler's order.
+    fn sources(&self, scheduled: &[Scheduled<'_>]) -> Result<Vec<u32>> {
+        let mut rows = self.latest_seqs.iter().zip(0u32..);
+        let source = |(entry, _): &Scheduled<'_>| match entry.is_ahead {
+            false => Ok(NO_ROW),
+            true => rows.find(|(seq_id, _)| **seq_id == entry.seq_id).map(|(_, row)| row).ok_or_else(|| Error::Shape {
+                op: "launch",
+                detail: format!("{:?} is ahead of a step it was not in", entry.seq_id),
+            }),
+        };
+        scheduled.iter().map(source).collect()
+    }
+
+    /// Sends the tokens of a step to the host while the device goes on to the next.
+    pub fn start_reading(&mut self, graphs: &dyn Graphs, tokens: &Tensor) -> Result<PendingTokens> {
+        let reader = self.readers.pop().map_or_else(|| graphs.reader(2 * MAX_SEQS), Ok);
+        let mut reader = reader?;
+        reader.start(tokens)?;
+        Ok(PendingTokens(reader))
+    }
+
+    /// The tokens of a step and their logits, once they are there.
+    pub fn read(&mut self, PendingTokens(mut reader): PendingTokens) -> Result<Vec<[f32; 2]>> {
+        let tokens = reader.wait()?.as_chunks::<2>().0.to_vec();
+        self.readers.push(reader);
+        Ok(tokens)
     }
 }
 
+/// The list of what `num_seqs` sequences draw with: those of `rows`, then greedy ones.
+fn padded(rows: &[SamplingRow], num_seqs: usize) -> Vec<u32> {
+    let mut rows = rows.to_vec();
+    rows.resize(num_seqs, SamplingRow::GREEDY);
+    SamplingRow::pack(&rows)
+}
+
 /// Captures the step of a bucket, after running it once on the spare block, so that its kernels are loaded.
-fn capture(graphs: &dyn Graphs, computes: Computes<'_>, bucket: Bucket, spare: u32) -> Result<Captured> {
+fn capture(
+    graphs: &dyn Graphs,
+    computes: Computes<'_>,
+    bucket: Bucket,
+    (spare, latest): (u32, &Tensor),
+) -> Result<Captured> {
     let spec = computes.kv_cache.spec();
-    let lists = batch::decode_lists(bucket.num_seqs, bucket.len, spare, spec);
+    let mut lists = batch::decode_lists(bucket.num_seqs, bucket.len, spare, spec);
+    let num_lists = lists.len();
+    lists.push(vec![NO_ROW; bucket.num_seqs]);
+    let sampler = computes.backend.sampler().filter(|_| bucket.draws);
+    lists.extend(sampler.map(|_| padded(&[], bucket.num_seqs)));
     let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
-    let mut step = |indices: &[Indices]| {
+    let step = |indices: &[Indices], latest: &Tensor| {
         let Computes { backend, model, kv_cache } = computes;
-        let batch = batch::forward_batch(indices.to_vec(), blocks_per_seq);
+        let (of_batch, others) = indices.split_at(num_lists);
+        let mut lists = of_batch.to_vec();
+        lists[0] = graphs.chained_ids(&lists[0], &others[0], latest)?;
+        let batch = batch::forward_batch(lists, blocks_per_seq);
         let hidden = model.forward(&ForwardContext { backend, batch: &batch, kv_cache })?;
         let logits = model.predict(backend, &hidden, bucket.num_seqs)?.logits;
-        let argmax = backend.argmax(&logits)?;
-        Ok(vec![logits, argmax])
+        let tokens = match (sampler, &others[1..]) {
+            (Some(sampler), [rows]) => sampler.sample(&logits, rows)?,
+            _ => backend.argmax(&logits)?,
+        };
+        graphs.keep(&tokens, latest)?;
+        Ok(vec![logits, tokens])
     };
     let eager = lists.iter().map(|list| computes.backend.indices(list.clone())).collect::<Result<Vec<_>>>()?;
-    step(&eager)?;
-    let (graph, results) = graphs.capture(lists, &mut step)?;
-    let [logits, argmax] = <[Tensor; 2]>::try_from(results).expect("the step has two results");
-    Ok(Captured { graph, logits, argmax })
+    // What is in `latest` may be wanted by the very step that this is captured for.
+    step(&eager, &computes.backend.tensor(&vec![0.0; 2 * bucket.num_seqs], bucket.num_seqs, 2)?)?;
+    let latest = latest.row_range(0, bucket.num_seqs)?;
+    let (graph, results) = graphs.capture(lists, &mut |indices| step(indices, &latest))?;
+    let [logits, tokens] = <[Tensor; 2]>::try_from(results).expect("the step has two results");
+    Ok(Captured { graph, logits, tokens })
 }
 
 #[cfg(test)]
@@ -130,15 +237,15 @@ mod tests {
     #[test]
     fn buckets_hold_what_they_are_for_and_little_more() {
         for num_seqs in 1..=MAX_SEQS {
-            let bucket = Bucket::of(num_seqs, 1, 4096);
+            let bucket = Bucket::of(num_seqs, 1, 4096, false);
             assert!(
                 bucket.num_seqs >= num_seqs && bucket.num_seqs <= num_seqs + num_seqs / 8,
                 "{num_seqs}: {bucket:?}"
             );
-            assert_eq!(Bucket::of(bucket.num_seqs, 1, 4096), bucket, "a full bucket is its own");
+            assert_eq!(Bucket::of(bucket.num_seqs, 1, 4096, false), bucket, "a full bucket is its own");
         }
-        let len = |len| Bucket::of(1, len, 3000).len;
+        let len = |len| Bucket::of(1, len, 3000, true).len;
         assert_eq!([len(1), len(512), len(513), len(1025), len(2049), len(3000)], [512, 512, 1024, 2048, 3000, 3000]);
-        assert_eq!(Bucket::of(1, 1, 100).len, 100, "a model's own limit");
+        assert_eq!(Bucket::of(1, 1, 100, false).len, 100, "a model's own limit");
     }
 }

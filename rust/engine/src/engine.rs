@@ -5,11 +5,12 @@ use rustllm_core::{
     SequenceUpdate,
 };
 use rustllm_models::{LoadOptions, LoadedModel};
-use rustllm_ops::{Backend, KvCacheSpec, WeightFormat};
+use rustllm_ops::{Backend, Error, KvCacheSpec, WeightFormat};
 
 use crate::decode_graphs::DecodeGraphs;
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
+use crate::overlapped::StepUnderWay;
 use crate::pooling::{self, PoolingRunner};
 use crate::sampling::SamplingRunner;
 use crate::{
@@ -79,17 +80,20 @@ impl LoadListener for Unheard {
 /// A scheduler and a model, stepped by hand. [`EngineHandle`](crate::EngineHandle) steps one on a thread.
 #[derive(Debug)]
 pub struct Engine {
-    scheduler: Scheduler,
-    runner: ModelRunner,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) runner: ModelRunner,
     limits: Limits,
     info: ModelInfo,
     seed: u64,
     num_requests: u64,
-    num_steps: u64,
+    pub(crate) num_steps: u64,
     prompt_tokens: u64,
     generation_tokens: u64,
     /// Last outputs of sequences that ended outside a step.
-    ended: Vec<EngineOutput>,
+    pub(crate) ended: Vec<EngineOutput>,
+    /// Of the overlapped loop.
+    pub(crate) under_way: Option<StepUnderWay>,
+    overlaps: bool,
 }
 
 impl Engine {
@@ -179,6 +183,8 @@ impl Engine {
             prompt_tokens: 0,
             generation_tokens: 0,
             ended: Vec::new(),
+            under_way: None,
+            overlaps: config.async_scheduling && spare > 0,
         })
     }
 
@@ -267,7 +273,12 @@ impl Engine {
 
     /// Whether a step would do or hand over anything.
     pub fn has_unfinished(&self) -> bool {
-        self.scheduler.has_unfinished() || !self.ended.is_empty()
+        self.scheduler.has_unfinished() || !self.ended.is_empty() || self.under_way.is_some()
+    }
+
+    /// Whether [`step_overlapped`](Self::step_overlapped) gains anything on this device, and is not switched off.
+    pub fn overlaps_steps(&self) -> bool {
+        self.overlaps
     }
 
     /// One step: decide, compute, record. Returns what every sequence that got a token or ended produced.
@@ -282,12 +293,7 @@ impl Engine {
         }
         match self.runner.execute(&self.scheduler, &scheduled) {
             Ok(rows) => self.record(&scheduled, rows, &mut outputs),
-            Err(error) => {
-                for update in self.scheduler.fail_step(&scheduled) {
-                    let output = self.output(update, SampledRow::default());
-                    outputs.push(EngineOutput { error: Some(error.to_string()), ..output });
-                }
-            }
+            Err(error) => self.fail(&scheduled, &error, &mut outputs),
         }
         outputs
     }
@@ -311,6 +317,7 @@ impl Engine {
 
     /// Forgets cached prefixes; false, and nothing done, while requests run.
     pub fn reset_prefix_cache(&mut self) -> bool {
+        self.finish_step_under_way();
         self.scheduler.reset_prefix_cache()
     }
 
@@ -319,8 +326,21 @@ impl Engine {
         self.scheduler.check_integrity();
     }
 
+    /// Ends the sequences of a step that could not be computed.
+    pub(crate) fn fail(&mut self, scheduled: &SchedulerOutput, error: &Error, outputs: &mut Vec<EngineOutput>) {
+        for update in self.scheduler.fail_step(scheduled) {
+            let output = self.output(update, SampledRow::default());
+            outputs.push(EngineOutput { error: Some(error.to_string()), ..output });
+        }
+    }
+
     /// Gives the scheduler its tokens and writes down what came of every sequence.
-    fn record(&mut self, scheduled: &SchedulerOutput, rows: Vec<SampledRow>, outputs: &mut Vec<EngineOutput>) {
+    pub(crate) fn record(
+        &mut self,
+        scheduled: &SchedulerOutput,
+        rows: Vec<SampledRow>,
+        outputs: &mut Vec<EngineOutput>,
+    ) {
         let tokens: Vec<Option<u32>> = rows.iter().map(SampledRow::token_id).collect();
         for (entry, row) in scheduled.sequences.iter().zip(&rows) {
             // Where a token was due, the scheduler takes its absence for the failure it is.

@@ -252,7 +252,7 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, outbox: &Sender<Vec<Engine
                 next = inbox.try_recv().ok();
             }
             if engine.has_unfinished() {
-                let outputs = engine.step();
+                let outputs = if engine.overlaps_steps() { engine.step_overlapped() } else { engine.step() };
                 *lock(&shared.stats) = engine.stats();
                 if !outputs.is_empty() && outbox.send(outputs).is_err() {
                     return;

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   EngineHandle ──commands──► engine thread ──outputs──► EngineHandle::step
-//!                              │ Engine::step
+//!                              │ Engine::step                on a GPU Engine::step_overlapped, which begins the next meanwhile
 //!                              │   scheduler.schedule()      which tokens of which sequences
 //!                              │   runner.execute()          forward, predict, sample
 //!                              │   scheduler.update()        append, finish, free
@@ -14,6 +14,7 @@ mod batch;
 mod config;
 mod decode_graphs;
 mod device;
+mod device_sampling;
 mod engine;
 mod error;
 mod handle;
@@ -21,6 +22,7 @@ mod limits;
 mod memory;
 mod model_runner;
 mod output;
+mod overlapped;
 mod pooling;
 mod profile;
 pub mod sampler;

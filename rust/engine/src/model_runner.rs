@@ -1,12 +1,12 @@
 use std::sync::Arc;
 
-use rustllm_core::{PoolingTask, Scheduler, SchedulerOutput, SeqId};
+use rustllm_core::{PoolingTask, ScheduledSequence, Scheduler, SchedulerOutput, SeqId};
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
-use rustllm_ops::{AttentionMetadata, Backend, KvCache, Result};
+use rustllm_ops::{AttentionMetadata, Backend, KvCache, Predictions, Result};
 
 use crate::PromptLogprobs;
 use crate::batch::{self, Scheduled};
-use crate::decode_graphs::{Computes, DecodeGraphs};
+use crate::decode_graphs::{Computes, DecodeGraphs, PendingTokens};
 use crate::pooling::{NotFinite, Pooled, PoolingRunner};
 use crate::sampler::{SampleError, SampledToken};
 use crate::sampling::{Computed, ComputedStep, SamplingRunner};
@@ -23,6 +23,10 @@ pub(crate) struct SampledRow {
 }
 
 impl SampledRow {
+    fn of(token_id: u32) -> Self {
+        Self { sampled: Some(Ok(SampledToken { token_id, logprobs: None })), ..Self::default() }
+    }
+
     pub fn token_id(&self) -> Option<u32> {
         self.sampled.as_ref()?.as_ref().ok().map(|token| token.token_id)
     }
@@ -31,6 +35,23 @@ impl SampledRow {
         let pooled = self.pooled.as_ref().and_then(|pooled| pooled.as_ref().err()).map(ToString::to_string);
         pooled.or_else(|| self.sampled.as_ref()?.as_ref().err().map(ToString::to_string))
     }
+}
+
+/// How far a step has come.
+#[derive(Debug)]
+pub(crate) enum Begun {
+    /// To its end.
+    Computed(Vec<SampledRow>),
+    /// To the device, which will send its tokens.
+    Launched(PendingTokens),
+}
+
+/// What is scheduled, with the sequences.
+fn scheduled<'a>(scheduler: &'a Scheduler, entries: &'a [ScheduledSequence]) -> Vec<Scheduled<'a>> {
+    let with_sequence = |entry: &'a ScheduledSequence| {
+        (entry, scheduler.sequence(entry.seq_id).expect("the scheduler knows what it scheduled"))
+    };
+    entries.iter().map(with_sequence).collect()
 }
 
 /// Turns the scheduler's decisions into a batch, runs the model on it and samples.
@@ -59,31 +80,84 @@ impl ModelRunner {
 
     /// Computes a step. Returns an entry for each scheduled sequence, in order.
     pub fn execute(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Vec<SampledRow>> {
-        let scheduled: Vec<Scheduled<'_>> = output
-            .sequences
-            .iter()
-            .map(|entry| (entry, scheduler.sequence(entry.seq_id).expect("the scheduler knows what it scheduled")))
-            .collect();
-        let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
-        let (backend, model) = (&*self.backend, &*self.model);
-        let computes = Computes { backend, model, kv_cache: &self.kv_cache };
-        if let Some(predictions) = self.graphs.predict(computes, &scheduled)? {
-            let starts: Vec<u32> = (0..=scheduled.len() as u32).collect();
-            let computed = Computed::Predictions(&predictions);
-            let step = ComputedStep { backend, model, computed, starts: &starts, scheduled: &scheduled };
-            self.sampling.run(&step, &mut rows)?;
-            return Ok(rows);
+        let scheduled = scheduled(scheduler, &output.sequences);
+        match self.launch_graph(&scheduled)? {
+            Some(predictions) => self.sample_predictions(&predictions, &scheduled),
+            None => self.execute_eagerly(&scheduled),
         }
-        let batch = self.batch(&scheduled)?;
-        let hidden = model.forward(&ForwardContext { backend, batch: &batch, kv_cache: &self.kv_cache })?;
+    }
+
+    /// As [`execute`](Self::execute), but does not wait for the tokens of a step that a graph computes whole.
+    pub fn begin(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Begun> {
+        let scheduled = scheduled(scheduler, &output.sequences);
+        let Some(predictions) = self.launch_graph(&scheduled)? else {
+            return self.execute_eagerly(&scheduled).map(Begun::Computed);
+        };
+        match self.backend.graphs().filter(|_| self.sampling.are_decided_by_graph(&*self.backend, &scheduled)) {
+            Some(graphs) => self.graphs.start_reading(graphs, &predictions.argmax).map(Begun::Launched),
+            None => self.sample_predictions(&predictions, &scheduled).map(Begun::Computed),
+        }
+    }
+
+    /// Waits for the tokens of a step that was begun, not for those of one begun after it.
+    pub fn finish(
+        &mut self,
+        scheduler: &Scheduler,
+        output: &SchedulerOutput,
+        tokens: PendingTokens,
+    ) -> Result<Vec<SampledRow>> {
+        let tokens = self.graphs.read(tokens)?;
+        let mut rows: Vec<SampledRow> =
+            tokens.iter().take(output.sequences.len()).map(|[token_id, _]| SampledRow::of(*token_id as u32)).collect();
+        // Their logits are gone by now. Computed again, the sampler says what is wrong with them. Of sequences that have ended
+        // meanwhile nothing is wanted, and not even their tokens may be known.
+        let goes_on = |seq_id| scheduler.sequence(seq_id).is_some_and(|sequence| !sequence.is_finished());
+        let is_undecided = |row: &usize| !tokens[*row][1].is_finite() && goes_on(output.sequences[*row].seq_id);
+        let undecided: Vec<usize> = (0..rows.len()).filter(is_undecided).collect();
+        if !undecided.is_empty() {
+            let known = |row: &usize| ScheduledSequence { is_ahead: false, ..output.sequences[*row] };
+            let entries: Vec<ScheduledSequence> = undecided.iter().map(known).collect();
+            let again = self.execute_eagerly(&scheduled(scheduler, &entries))?;
+            undecided.into_iter().zip(again).for_each(|(row, sampled)| rows[row] = sampled);
+        }
+        Ok(rows)
+    }
+
+    fn launch_graph(&mut self, scheduled: &[Scheduled<'_>]) -> Result<Option<Predictions>> {
+        let computes = Computes { backend: &*self.backend, model: &*self.model, kv_cache: &self.kv_cache };
+        let drawn = self.sampling.drawn_rows(&*self.backend, scheduled);
+        self.graphs.predict(computes, scheduled, drawn.as_deref())
+    }
+
+    fn sample_predictions(
+        &mut self,
+        predictions: &Predictions,
+        scheduled: &[Scheduled<'_>],
+    ) -> Result<Vec<SampledRow>> {
+        let starts: Vec<u32> = (0..=scheduled.len() as u32).collect();
+        self.sample(Computed::Predictions(predictions), &starts, scheduled)
+    }
+
+    fn execute_eagerly(&mut self, scheduled: &[Scheduled<'_>]) -> Result<Vec<SampledRow>> {
+        let batch = self.batch(scheduled)?;
+        let context = ForwardContext { backend: &*self.backend, batch: &batch, kv_cache: &self.kv_cache };
+        let hidden = self.model.forward(&context)?;
         let starts = batch.attention.query_start_loc.as_slice();
-        if let Some(pooling) = &mut self.pooling {
-            let pooled = pooling.pool(backend, &hidden, starts, &scheduled)?;
-            rows.iter_mut().zip(pooled).for_each(|(row, pooled)| row.pooled = pooled);
-            return Ok(rows);
-        }
-        let computed = Computed::Hidden(&hidden);
-        let step = ComputedStep { backend, model, computed, starts, scheduled: &scheduled };
+        let Some(pooling) = &mut self.pooling else {
+            return self.sample(Computed::Hidden(&hidden), starts, scheduled);
+        };
+        let pooled = pooling.pool(&*self.backend, &hidden, starts, scheduled)?;
+        Ok(pooled.into_iter().map(|pooled| SampledRow { pooled, ..SampledRow::default() }).collect())
+    }
+
+    fn sample(
+        &mut self,
+        computed: Computed<'_>,
+        starts: &[u32],
+        scheduled: &[Scheduled<'_>],
+    ) -> Result<Vec<SampledRow>> {
+        let mut rows: Vec<SampledRow> = scheduled.iter().map(|_| SampledRow::default()).collect();
+        let step = ComputedStep { backend: &*self.backend, model: &*self.model, computed, starts, scheduled };
         self.sampling.run(&step, &mut rows)?;
         Ok(rows)
     }

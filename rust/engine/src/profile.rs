@@ -1,9 +1,10 @@
 //! The largest step there can be, run once before the cache is sized: its activations are then part of what is in use.
 
 use rustllm_models::{ForwardBatch, ForwardContext, Model};
-use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, KvCacheSpec, Result};
+use rustllm_ops::{AttentionMetadata, Backend, GroupMetadata, KvCacheSpec, LogitsEdits, Result, SamplingRow};
 
-/// Runs a step of `num_tokens`, in sequences of `max_model_len` at most, and the output projection of `num_logits` rows.
+/// Runs a step of `num_tokens`, in sequences of `max_model_len` at most, the output projection of `num_logits` rows, and the sampling
+/// of all of them, if the device has a sampler.
 ///
 /// What they compute is of no interest. A small cache, which all sequences share, is given back at the end; the arena keeps what
 /// activations took, and later steps use it again.
@@ -44,7 +45,12 @@ pub(crate) fn run_largest_step(
     if num_logits > 0 {
         let rows = backend.indices((0..num_logits.min(num_tokens) as u32).collect())?;
         let wanted = backend.gather_rows(&hidden, &rows)?;
-        model.predict(backend, &wanted, wanted.rows())?;
+        let logits = model.predict(backend, &wanted, wanted.rows())?.logits;
+        if let Some(sampler) = backend.sampler() {
+            let edited = sampler.edit_logits(&logits, &vec![LogitsEdits::default(); logits.rows()])?;
+            let rows = vec![SamplingRow::GREEDY; logits.rows()];
+            sampler.sample(&edited, &backend.indices(SamplingRow::pack(&rows))?)?;
+        }
     }
     backend.read_rows(&hidden.columns(0, 1)?, &mut |_, _| {})
 }

@@ -2,12 +2,15 @@
 //!
 //! ```text
 //!   hidden ─► last row of each sequence that samples ─► Model::predict
-//!                ├─► logits ─► Sampler, on all threads       requests that draw, mask, penalize, bias or report
-//!                └─► argmax ─► the token                     greedy requests that want nothing else
-//!                       └─► no finite logit: through the sampler after all, which says what is wrong with the row
+//!                ├─► logits ─┬─► the device's sampler        requests that draw, mask, penalize, bias or report
+//!                │           └─► Sampler, on all threads     those of a device that has none, or cannot report as much
+//!                └─► argmax ─► the token                     greedy requests that want nothing else; of a captured step
+//!                                                            those that draw and want nothing else, too
+//!
+//!   no finite logit: through the sampler after all, which says what is wrong with the row
 //! ```
 //!
-//! Both ways lead to the same token, so that a request's output does not depend on which of them the others take.
+//! All ways lead to the same token, so that a request's output does not depend on which of them the others take.
 
 use std::collections::HashMap;
 use std::mem;
@@ -15,12 +18,13 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustllm_core::{SeqId, Sequence};
 use rustllm_models::Model;
-use rustllm_ops::{Backend, Predictions, Result, Tensor};
+use rustllm_ops::{Backend, DeviceSampler, LogitsEdits, Predictions, Result, SamplingRow, Tensor};
 
 use crate::PromptLogprobs;
-use crate::batch::Scheduled;
+use crate::batch::{self, Scheduled};
+use crate::device_sampling;
 use crate::model_runner::SampledRow;
-use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput};
+use crate::sampler::{LogprobsMode, PenaltyState, SampleError, SampledToken, Sampler, SamplerInput, TokenLogprob};
 
 /// Rows of logits held at once for prompt logprobs: a prompt of any length needs no more memory than this many.
 const PROMPT_LOGPROBS_ROWS: usize = 32;
@@ -30,7 +34,7 @@ const PROMPT_LOGPROBS_ROWS: usize = 32;
 pub(crate) enum Computed<'a> {
     /// Hidden states of every row.
     Hidden(&'a Tensor),
-    /// Logits and argmax of every row: of a step that was captured with its output projection.
+    /// Logits of every row, and its likeliest token or the one drawn: of a step that was captured with its output projection.
     Predictions(&'a Predictions),
 }
 
@@ -49,23 +53,24 @@ impl ComputedStep<'_> {
     /// Logits of the first `num_logits` of some rows of the batch, the likeliest token of the others.
     fn predict(&self, rows: Vec<u32>, num_logits: usize) -> Result<Predictions> {
         match self.computed {
-            Computed::Hidden(hidden) => self.model.predict(self.backend, &self.pick(hidden, &rows)?, num_logits),
+            Computed::Hidden(hidden) => {
+                self.model.predict(self.backend, &pick(self.backend, hidden, &rows)?, num_logits)
+            }
             Computed::Predictions(all) => {
                 let (with_logits, others) = rows.split_at(num_logits);
                 Ok(Predictions {
-                    logits: self.pick(&all.logits, with_logits)?,
-                    argmax: self.pick(&all.argmax, others)?,
+                    logits: pick(self.backend, &all.logits, with_logits)?,
+                    argmax: pick(self.backend, &all.argmax, others)?,
                 })
             }
         }
     }
 
-    /// Some rows of a tensor: a view where they are neighbours.
-    fn pick(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
-        let first = rows.first().copied().unwrap_or(0);
-        match rows.iter().copied().eq(first..first + rows.len() as u32) {
-            true => x.row_range(first as usize, rows.len()),
-            false => self.backend.gather_rows(x, &self.backend.indices(rows.to_vec())?),
+    /// Whether the step has a row's token beside its logits.
+    fn decides(&self, input: &SamplerInput<'_>) -> bool {
+        match self.computed {
+            Computed::Predictions(_) => is_decided_by_graph(self.backend, input),
+            Computed::Hidden(_) => input.wants_argmax_only(),
         }
     }
 
@@ -75,14 +80,50 @@ impl ComputedStep<'_> {
     }
 }
 
+/// Whether a captured step has the row's token beside its logits: drawn where the device can, else the likeliest.
+fn is_decided_by_graph(backend: &dyn Backend, input: &SamplerInput<'_>) -> bool {
+    match backend.sampler() {
+        Some(_) => input.wants_token_only(),
+        None => input.wants_argmax_only(),
+    }
+}
+
+/// Some rows of a tensor: a view where they are neighbours.
+fn pick(backend: &dyn Backend, x: &Tensor, rows: &[u32]) -> Result<Tensor> {
+    let first = rows.first().copied().unwrap_or(0);
+    match rows.iter().copied().eq(first..first + rows.len() as u32) {
+        true => x.row_range(first as usize, rows.len()),
+        false => backend.gather_rows(x, &backend.indices(rows.to_vec())?),
+    }
+}
+
 /// Samples, with what that needs from step to step.
 #[derive(Debug)]
 pub(crate) struct SamplingRunner {
     samplers: Samplers,
-    eos_token_ids: Vec<u32>,
-    logprobs_mode: LogprobsMode,
+    rules: Rules,
     /// What is kept of unfinished sequences, of those that need it.
     states: HashMap<SeqId, SequenceState>,
+}
+
+/// What is the same for all sequences.
+#[derive(Debug)]
+struct Rules {
+    eos_token_ids: Vec<u32>,
+    logprobs_mode: LogprobsMode,
+}
+
+impl Rules {
+    fn input<'a>(&'a self, sequence: &'a Sequence) -> SamplerInput<'a> {
+        SamplerInput {
+            params: sequence.params(),
+            prompt_token_ids: sequence.prompt_token_ids(),
+            output_token_ids: sequence.output_token_ids(),
+            eos_token_ids: &self.eos_token_ids,
+            seed: sequence.seed(),
+            logprobs_mode: self.logprobs_mode,
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +153,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl SamplingRunner {
     pub fn new(eos_token_ids: Vec<u32>, logprobs_mode: LogprobsMode) -> Self {
-        Self { samplers: Samplers::default(), eos_token_ids, logprobs_mode, states: HashMap::new() }
+        let rules = Rules { eos_token_ids, logprobs_mode };
+        Self { samplers: Samplers::default(), rules, states: HashMap::new() }
     }
 
     /// Forgets what is kept of a sequence that has ended.
@@ -136,43 +178,86 @@ impl SamplingRunner {
         Ok(())
     }
 
-    fn input<'a>(&'a self, sequence: &'a Sequence) -> SamplerInput<'a> {
-        SamplerInput {
-            params: sequence.params(),
-            prompt_token_ids: sequence.prompt_token_ids(),
-            output_token_ids: sequence.output_token_ids(),
-            eos_token_ids: &self.eos_token_ids,
-            seed: sequence.seed(),
-            logprobs_mode: self.logprobs_mode,
-        }
+    /// What a device draws each row with, as part of the step; `None` if it draws none. A row that wants more than a token counts
+    /// as greedy here, and is sampled from the step's logits.
+    pub fn drawn_rows(&self, backend: &dyn Backend, scheduled: &[Scheduled<'_>]) -> Option<Vec<SamplingRow>> {
+        backend.sampler()?;
+        let row = |(entry, sequence): &Scheduled<'_>| {
+            let input = self.rules.input(sequence);
+            // The token before it may not be known yet, but its place is.
+            let row = SamplingRow { position: batch::span(entry).end as u64, ..input.sampling_row() };
+            if input.wants_token_only() { row } else { SamplingRow::GREEDY }
+        };
+        let rows: Vec<SamplingRow> = scheduled.iter().map(row).collect();
+        rows.iter().any(|row| row.inverse_temperature > 0.0).then_some(rows)
+    }
+
+    /// Whether nothing is wanted of these sequences but the tokens that a captured step has beside its logits.
+    pub fn are_decided_by_graph(&self, backend: &dyn Backend, scheduled: &[Scheduled<'_>]) -> bool {
+        scheduled.iter().all(|(_, sequence)| is_decided_by_graph(backend, &self.rules.input(sequence)))
     }
 
     /// Samples a token for every sequence whose last token was in the batch.
     fn sample(&mut self, step: &ComputedStep<'_>, rows: &mut [SampledRow]) -> Result<()> {
+        let input = |i: &usize| self.rules.input(step.scheduled[*i].1);
         let sampling = (0..step.scheduled.len()).filter(|i| step.scheduled[*i].0.samples);
-        let (greedy, others): (Vec<usize>, Vec<usize>) =
-            sampling.partition(|i| self.input(step.scheduled[*i].1).wants_argmax_only());
-        if greedy.is_empty() && others.is_empty() {
+        let (decided, others): (Vec<usize>, Vec<usize>) = sampling.partition(|i| step.decides(&input(i)));
+        let can_sample =
+            |i: &usize| step.backend.sampler().is_some_and(|it| device_sampling::can_sample(it, &input(i)));
+        let (on_device, on_host): (Vec<usize>, Vec<usize>) = others.into_iter().partition(can_sample);
+        if decided.is_empty() && on_device.is_empty() && on_host.is_empty() {
             return Ok(());
         }
-        let last_rows = others.iter().chain(&greedy).map(|i| step.last_row(*i)).collect();
-        let predictions = step.predict(last_rows, others.len())?;
-        self.sample_logits(step, &predictions.logits, &others, rows)?;
+        let num_logits = on_device.len() + on_host.len();
+        let last_rows = on_device.iter().chain(&on_host).chain(&decided).map(|i| step.last_row(*i)).collect();
+        let predictions = step.predict(last_rows, num_logits)?;
         let mut undecided = Vec::new();
-        step.backend.read_rows(&predictions.argmax, &mut |row, argmax| match argmax[1].is_finite() {
-            true => rows[greedy[row]].sampled = Some(Ok(SampledToken { token_id: argmax[0] as u32, logprobs: None })),
-            false => undecided.push(greedy[row]),
+        if let Some(sampler) = step.backend.sampler().filter(|_| !on_device.is_empty()) {
+            let logits = predictions.logits.row_range(0, on_device.len())?;
+            undecided = self.sample_on_device(sampler, step, &logits, &on_device, rows)?;
+        }
+        let logits = predictions.logits.row_range(on_device.len(), on_host.len())?;
+        self.sample_on_host(step, &logits, &on_host, rows)?;
+        step.backend.read_rows(&predictions.argmax, &mut |row, drawn| match device_sampling::token(drawn) {
+            Some(token_id) => rows[decided[row]].sampled = Some(Ok(SampledToken { token_id, logprobs: None })),
+            None => undecided.push(decided[row]),
         })?;
         if undecided.is_empty() {
             return Ok(());
         }
         let last_rows = undecided.iter().map(|i| step.last_row(*i)).collect();
         let logits = step.predict(last_rows, undecided.len())?.logits;
-        self.sample_logits(step, &logits, &undecided, rows)
+        self.sample_on_host(step, &logits, &undecided, rows)
+    }
+
+    /// Samples from `logits`, whose rows are those of the sequences `indices`; returns those with nothing to draw from.
+    fn sample_on_device(
+        &mut self,
+        sampler: &dyn DeviceSampler,
+        step: &ComputedStep<'_>,
+        logits: &Tensor,
+        indices: &[usize],
+        rows: &mut [SampledRow],
+    ) -> Result<Vec<usize>> {
+        let inputs: Vec<_> = indices.iter().map(|i| self.rules.input(step.scheduled[*i].1)).collect();
+        let edits = indices.iter().zip(&inputs).map(|(i, input)| match input.edits_logits() {
+            true => input.edits(&mut self.states.entry(step.scheduled[*i].0.seq_id).or_default().penalties),
+            false => LogitsEdits::default(),
+        });
+        let edits: Vec<LogitsEdits<'_>> = edits.collect();
+        let sampled = device_sampling::sample((step.backend, sampler), logits, &inputs, &edits)?;
+        let mut undecided = Vec::new();
+        for (i, sampled) in indices.iter().zip(sampled) {
+            match sampled {
+                Some(token) => rows[*i].sampled = Some(Ok(token)),
+                None => undecided.push(*i),
+            }
+        }
+        Ok(undecided)
     }
 
     /// Samples from `logits`, whose rows are those of the sequences `indices`.
-    fn sample_logits(
+    fn sample_on_host(
         &mut self,
         step: &ComputedStep<'_>,
         logits: &Tensor,
@@ -183,7 +268,7 @@ impl SamplingRunner {
         let penalties = |i: &usize| mem::take(&mut self.states.entry(seq_id(*i)).or_default().penalties);
         let jobs: Vec<_> = indices.iter().map(penalties).map(|penalties| Mutex::new((penalties, None))).collect();
         step.backend.visit_rows(logits, &|row, logits| {
-            let input = self.input(step.scheduled[indices[row]].1);
+            let input = self.rules.input(step.scheduled[indices[row]].1);
             let (penalties, sampled) = &mut *lock(&jobs[row]);
             *sampled = Some(self.samplers.with(|sampler| sampler.sample(logits, &input, penalties)));
         })?;
@@ -221,12 +306,7 @@ impl SamplingRunner {
             let to = (from + PROMPT_LOGPROBS_ROWS).min(end);
             let wanted = (from..to).map(|position| step.starts[index] + (position - start) as u32).collect();
             let logits = step.predict(wanted, to - from)?.logits;
-            let score = |row: usize, logits: &[f32]| {
-                self.samplers.with(|sampler| sampler.prompt_logprobs(logits, prompt[from + row + 1], top))
-            };
-            let scored: Vec<_> = (from..to).map(|_| Mutex::new(None)).collect();
-            step.backend.visit_rows(&logits, &|row, logits| *lock(&scored[row]) = Some(score(row, logits)))?;
-            for logprobs in scored.iter().filter_map(|scored| lock(scored).take()) {
+            for logprobs in self.score(step.backend, &logits, &prompt[from + 1..=to], top)? {
                 match logprobs {
                     Ok(logprobs) => entries.push(Some(logprobs)),
                     Err(error) => failed = Some(error),
@@ -235,4 +315,32 @@ impl SamplingRunner {
         }
         Ok(failed.map_or(Ok(entries), Err))
     }
+
+    /// The logprobs of `next_tokens`, each predicted by a row of `logits`.
+    fn score(&self, backend: &dyn Backend, logits: &Tensor, next_tokens: &[u32], top: i32) -> Result<Vec<ScoredToken>> {
+        let mut scored: Vec<Option<ScoredToken>> = match backend.sampler() {
+            Some(sampler) => {
+                let found = device_sampling::prompt_logprobs(sampler, logits, next_tokens, top)?;
+                found.into_iter().map(|logprobs| logprobs.map(Ok)).collect()
+            }
+            None => next_tokens.iter().map(|_| None).collect(),
+        };
+        let left: Vec<u32> =
+            (0..next_tokens.len()).filter(|row| scored[*row].is_none()).map(|row| row as u32).collect();
+        let jobs: Vec<_> = left.iter().map(|_| Mutex::new(None)).collect();
+        backend.visit_rows(&pick(backend, logits, &left)?, &|at, logits| {
+            let next_token = next_tokens[left[at] as usize];
+            *lock(&jobs[at]) = Some(self.samplers.with(|sampler| sampler.prompt_logprobs(logits, next_token, top)));
+        })?;
+        for (row, job) in left.iter().zip(jobs) {
+            scored[*row as usize] = job.into_inner().unwrap_or_else(PoisonError::into_inner);
+        }
+        Ok(scored.into_iter().flatten().collect())
+    }
 }
+
+/// A prompt token's logprobs, or why there are none.
+type ScoredToken = std::result::Result<Vec<TokenLogprob>, SampleError>;
+
+#[cfg(test)]
+mod tests;

@@ -1,9 +1,9 @@
 use std::fmt::Debug;
 
 use crate::{
-    AttentionMetadata, AttentionParams, EncoderAttentionParams, Expert, GatedActivation, Graphs, HostMatrix, Indices,
-    KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing, RoutingParams, Tensor,
-    Weight, WeightFormat, check,
+    AttentionMetadata, AttentionParams, DeviceSampler, EncoderAttentionParams, Expert, GatedActivation, Graphs,
+    HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -65,6 +65,10 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Says that weights of `bytes` in all, or more, are about to be loaded: memory for them may then be taken in large pieces.
     fn plan_weights(&self, _bytes: u64) {}
+    /// The device's way of sampling, if it has one; logits are sampled from on the host otherwise.
+    fn sampler(&self) -> Option<&dyn DeviceSampler> {
+        None
+    }
 
     /// Packs a weight, its rows the rows of `parts` one after another (fused projections), converted to `format` as
     /// [`quantize`](crate::quantize) defines. Parts are read once, and may be [released](crate::Release) as they are.

@@ -26,6 +26,43 @@ pub trait Graphs: Debug + Send + Sync {
     /// # Errors
     /// What `work` fails with, no memory, or a device failure.
     fn capture(&self, inputs: Vec<Vec<u32>>, work: Work<'_>) -> Result<(Box<dyn CapturedGraph>, Vec<Tensor>)>;
+
+    /// The ids of a step whose tokens are not on the host yet: `ids[i]`, or where `rows[i]` is not [`NO_ROW`] the token that this
+    /// row of `tokens`, `[rows, 2]` as [`Backend::argmax`](crate::Backend::argmax) gives them, holds when the op runs.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for lists of two lengths, or a device failure.
+    fn chained_ids(&self, ids: &Indices, rows: &Indices, tokens: &Tensor) -> Result<Indices>;
+
+    /// Copies `tokens`, `[rows, 2]`, to a tensor of that shape which the next step's [`chained_ids`](Self::chained_ids) reads.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for another shape, or a device failure.
+    fn keep(&self, tokens: &Tensor, to: &Tensor) -> Result<()>;
+
+    /// A reader of tensors of up to `most` elements.
+    ///
+    /// # Errors
+    /// No memory, or a device failure.
+    fn reader(&self, most: usize) -> Result<Box<dyn RowReader>>;
+}
+
+/// No row of a step before: see [`Graphs::chained_ids`].
+pub const NO_ROW: u32 = u32::MAX;
+
+/// Copies a tensor to the host while the device goes on.
+pub trait RowReader: Debug + Send {
+    /// Begins to copy `x`, a tensor without gaps, once the work submitted so far is done. What was read before is forgotten.
+    ///
+    /// # Errors
+    /// [`Error::Shape`](crate::Error::Shape) for a tensor too large, or a device failure.
+    fn start(&mut self, x: &Tensor) -> Result<()>;
+
+    /// Waits for what was begun last, and for no work submitted after it: row after row.
+    ///
+    /// # Errors
+    /// A device failure.
+    fn wait(&mut self) -> Result<&[f32]>;
 }
 
 /// Recorded work.

@@ -22,6 +22,7 @@ pub mod moe;
 pub mod quantize;
 pub mod reference;
 mod rope;
+mod sampling;
 mod tensor;
 mod weight;
 
@@ -29,12 +30,13 @@ pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, Enco
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};
-pub use graph::{CapturedGraph, Graphs, Work};
+pub use graph::{CapturedGraph, Graphs, NO_ROW, RowReader, Work};
 pub use kv_cache::{KvCache, KvCacheDType, KvCacheLayer, KvCacheSpec};
 pub use kv_cache_groups::{KvCacheGroup, KvCacheKind};
 pub use lm_head::{LmHeadParams, Predictions};
 pub use moe::{Expert, ExpertGroups, GatedActivation, GroupScore, Routing, RoutingParams, Scoring};
 pub use reference::ReferenceBackend;
 pub use rope::RopeTable;
+pub use sampling::{DeviceSampler, LogitsEdits, LogprobsRequest, Penalties, RowLogprobs, SamplingRow};
 pub use tensor::{Indices, Storage, Tensor};
 pub use weight::{HostMatrix, Release, Weight, WeightFormat};

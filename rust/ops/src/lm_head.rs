@@ -19,8 +19,8 @@ pub struct LmHeadParams {
 ///
 /// ```text
 ///   hidden            vocabulary ──►
-///   row 0         [ logits ............ ]   logits   for requests that draw, mask, penalize or report: the host samples
-///   row 1         [ logits ............ ]            from them
+///   row 0         [ logits ............ ]   logits   for requests that draw, mask, penalize or report: they are sampled
+///   row 1         [ logits ............ ]            from
 ///   row 2         ( token, logit )          argmax   for greedy requests: a few bytes a row, whatever the vocabulary
 ///   row 3         ( token, logit )
 /// ```

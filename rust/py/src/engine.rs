@@ -126,7 +126,8 @@ impl Engine {
         gpu_memory_utilization = 0.92, enable_prefix_caching = true, scheduling_policy = "fcfs", seed = 0,
         num_threads = None, max_logprobs = 20, logprobs_mode = "raw_logprobs", hf_overrides = None,
         eos_token_ids = None, progress = None, kv_cache_dtype = "auto", runner = "auto", convert = "auto",
-        pooler_config = None, deterministic = false, enforce_eager = false, note = None,
+        pooler_config = None, deterministic = false, enforce_eager = false, async_scheduling = true,
+        note = None,
     ))]
     #[expect(clippy::too_many_arguments, reason = "they are the keyword arguments of a Python class")]
     fn new(
@@ -159,6 +160,7 @@ impl Engine {
         pooler_config: Option<&str>,
         deterministic: bool,
         enforce_eager: bool,
+        async_scheduling: bool,
         note: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let invalid = |error: InvalidArgument| errors::invalid(py, &error, None);
@@ -175,6 +177,7 @@ impl Engine {
             device: device.parse().map_err(invalid)?,
             deterministic,
             enforce_eager,
+            async_scheduling,
             max_model_len,
             max_num_seqs,
             max_num_batched_tokens,

@@ -26,6 +26,7 @@
 //! - When execution fails, `fail_step` ends every sequence of the step, sharers included, and takes the step's blocks
 //!   out of the index.
 
+mod ahead;
 mod config;
 mod integrity;
 mod output;
@@ -297,7 +298,8 @@ impl Scheduler {
         self.blocks.append(sequence, num_tokens, &mut output.registered);
         sequence.num_steps_in_flight += 1;
         let samples = sequence.num_remaining_tokens() == 0;
-        output.sequences.push(ScheduledSequence { seq_id, num_computed_tokens, num_tokens, samples });
+        let scheduled = ScheduledSequence { seq_id, num_computed_tokens, num_tokens, samples, is_ahead: false };
+        output.sequences.push(scheduled);
         output.num_tokens += num_tokens;
     }
 
@@ -313,6 +315,7 @@ impl Scheduler {
         let mut updates = Vec::with_capacity(sampled.len());
         for (scheduled, token_id) in output.sequences.iter().zip(sampled) {
             if self.land(scheduled.seq_id) && scheduled.samples {
+                self.register_ahead(scheduled);
                 updates.extend(match token_id {
                     _ if self.sequences[scheduled.seq_id].pooling().is_some() => self.finish_pooled(scheduled.seq_id),
                     Some(token_id) => Some(self.append_token(scheduled.seq_id, *token_id)),
@@ -479,9 +482,7 @@ fn finish_reason(sequence: &Sequence, token_id: u32, config: &SchedulerConfig) -
             return Some(FinishReason::Stop(Some(token_id)));
         }
     }
-    let max_tokens = params.max_tokens.map_or(usize::MAX, |max_tokens| max_tokens as usize);
-    let is_full = num_output_tokens >= max_tokens || sequence.num_tokens() >= config.max_model_len;
-    is_full.then_some(FinishReason::Length)
+    sequence.ends_by_length(0, config.max_model_len).then_some(FinishReason::Length)
 }
 
 #[cfg(test)]

@@ -41,6 +41,8 @@ pub struct ScheduledSequence {
     pub num_tokens: usize,
     /// True when the last of them is the sequence's last token, so that its logits give the next one.
     pub samples: bool,
+    /// True when the one token to compute is what the step before samples: it may be known to the device alone as yet.
+    pub is_ahead: bool,
 }
 
 /// A token that a sequence got, or its end.

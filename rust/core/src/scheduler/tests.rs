@@ -1,5 +1,6 @@
 //! One test for each rule. Blocks of 4 tokens, so that the pictures stay small.
 
+mod ahead;
 mod door;
 mod order;
 mod pooling;

@@ -9,7 +9,7 @@ mod shadow;
 use proptest::prelude::*;
 use rustllm_core::{KvCacheGroups, SchedulerConfig, SchedulingPolicy};
 
-use shadow::{EOS, Job, ShadowEngine, VOCAB};
+use shadow::{EOS, Job, Loop, ShadowEngine, VOCAB};
 
 const MAX_MODEL_LEN: usize = 48;
 
@@ -85,6 +85,10 @@ fn job() -> impl Strategy<Value = Job> {
     )
 }
 
+fn order() -> impl Strategy<Value = Loop> {
+    prop_oneof![Just(Loop::Simple), Just(Loop::Late), Just(Loop::Ahead)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     prop_oneof![
         6 => job().prop_map(Op::Add),
@@ -104,9 +108,9 @@ proptest! {
 
     #[test]
     fn every_sequence_reads_its_own_prefix_and_writes_what_it_would_alone(
-        config in config(), ops in prop::collection::vec(op(), 1..40), overlapped: bool,
+        config in config(), ops in prop::collection::vec(op(), 1..40), order in order(),
     ) {
-        let mut engine = ShadowEngine::new(config, overlapped);
+        let mut engine = ShadowEngine::new(config, order);
         for op in ops {
             match op {
                 Op::Add(job) => engine.add(job),
@@ -130,9 +134,9 @@ proptest! {
     /// Without aborts and failures, so that every request must come to its end.
     #[test]
     fn outputs_do_not_depend_on_budget_pool_or_policy(
-        config in config(), jobs in prop::collection::vec(job(), 1..12), overlapped: bool,
+        config in config(), jobs in prop::collection::vec(job(), 1..12), order in order(),
     ) {
-        let mut engine = ShadowEngine::new(config, overlapped);
+        let mut engine = ShadowEngine::new(config, order);
         let num_sequences: u32 = jobs.iter().map(|job| job.n).sum();
         jobs.into_iter().for_each(|job| engine.add(job));
         engine.finish_all();

@@ -100,10 +100,21 @@ fn next_token(state: u64, seed: u64) -> u32 {
     (mix(state, seed) % u64::from(VOCAB)) as u32
 }
 
+/// When a step is taken in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loop {
+    /// Before the next one is scheduled.
+    Simple,
+    /// After the next one, which does without its tokens.
+    Late,
+    /// After the next one, which computes its tokens before they are known; as `Simple` where there is no such step.
+    Ahead,
+}
+
 pub struct ShadowEngine {
     scheduler: Scheduler,
-    overlapped: bool,
-    /// The step before, executed and not taken in yet, when the loop is overlapped.
+    order: Loop,
+    /// The step before, executed and not taken in yet.
     under_way: Option<(SchedulerOutput, Vec<Option<u32>>)>,
     last_scheduled: Vec<SeqId>,
     /// For each slot of the KV memory, the fingerprint of the prefix it was computed from, and of the group that did.
@@ -117,12 +128,12 @@ pub struct ShadowEngine {
 }
 
 impl ShadowEngine {
-    pub fn new(config: SchedulerConfig, overlapped: bool) -> Self {
+    pub fn new(config: SchedulerConfig, order: Loop) -> Self {
         let slots = vec![None; config.num_blocks * config.block_size];
         let scheduler = Scheduler::new(config).expect("the strategy makes valid settings");
         Self {
             scheduler,
-            overlapped,
+            order,
             under_way: None,
             last_scheduled: Vec::new(),
             slots,
@@ -173,9 +184,7 @@ impl ShadowEngine {
         if let Some(pick) = abort {
             self.abort(pick);
         }
-        if let Some((before, sampled)) = self.under_way.take() {
-            self.update(&before, &sampled);
-        }
+        self.take_in_before();
         for update in self.scheduler.fail_step(&output) {
             self.give_up(&update);
         }
@@ -244,6 +253,15 @@ impl ShadowEngine {
     }
 
     fn schedule(&mut self) -> SchedulerOutput {
+        if self.order == Loop::Ahead && self.under_way.is_some() {
+            match self.scheduler.schedule_ahead() {
+                Some(output) => {
+                    self.last_scheduled = output.sequences.iter().map(|scheduled| scheduled.seq_id).collect();
+                    return output;
+                }
+                None => self.take_in_before(),
+            }
+        }
         let had_work = self.scheduler.has_unfinished();
         let output = self.scheduler.schedule();
         self.scheduler.check_integrity();
@@ -263,12 +281,18 @@ impl ShadowEngine {
         output
     }
 
+    fn take_in_before(&mut self) {
+        if let Some((output, sampled)) = self.under_way.take() {
+            self.update(&output, &sampled);
+        }
+    }
+
     /// As the model does: all keys and values of the batch are written, then every row attends, then it samples.
     fn execute(&mut self, output: &SchedulerOutput) -> Vec<Option<u32>> {
         let mut written = HashSet::new();
         for scheduled in &output.sequences {
             let sequence = self.scheduler.sequence(scheduled.seq_id).expect("a scheduled sequence is readable");
-            let states = self.states(sequence);
+            let states = self.states(scheduled, sequence);
             assert!(scheduled.num_tokens > 0);
             let mut new = Vec::new();
             for group in 0..self.scheduler.config().sliding_windows.len() {
@@ -287,7 +311,7 @@ impl ShadowEngine {
             .iter()
             .map(|scheduled| {
                 let sequence = self.scheduler.sequence(scheduled.seq_id).expect("a scheduled sequence is readable");
-                let states = self.states(sequence);
+                let states = self.states(scheduled, sequence);
                 let end = scheduled.num_computed_tokens + scheduled.num_tokens;
                 self.read(scheduled, sequence, &states);
                 assert_eq!(scheduled.samples, end == states.len());
@@ -311,8 +335,17 @@ impl ShadowEngine {
         }
     }
 
-    fn states(&self, sequence: &Sequence) -> Vec<u64> {
-        prefix_states(self.jobs[sequence.request_id().as_ref()].salt, sequence.token_ids())
+    /// Of the tokens that are known, and of the one that only the device knows.
+    fn states(&self, scheduled: &ScheduledSequence, sequence: &Sequence) -> Vec<u64> {
+        let mut tokens = sequence.token_ids().to_vec();
+        if scheduled.is_ahead {
+            assert_eq!((scheduled.num_computed_tokens, scheduled.num_tokens), (tokens.len(), 1));
+            let (before, sampled) = self.under_way.as_ref().expect("it is ahead of a step");
+            let row = before.sequences.iter().position(|before| before.seq_id == scheduled.seq_id);
+            // A token that came to nothing: the device computes with whatever is there.
+            tokens.push(row.and_then(|row| sampled[row]).unwrap_or(0));
+        }
+        prefix_states(self.jobs[sequence.request_id().as_ref()].salt, &tokens)
     }
 
     fn slot(&self, sequence: &Sequence, group: usize, position: usize) -> usize {
@@ -324,7 +357,7 @@ impl ShadowEngine {
 
     /// Updates with this step, or with the one before when the loop is overlapped.
     fn take_in(&mut self, output: SchedulerOutput, sampled: Vec<Option<u32>>) {
-        let step = if !self.overlapped {
+        let step = if self.order == Loop::Simple {
             Some((output, sampled))
         } else if output.is_empty() {
             self.under_way.take()

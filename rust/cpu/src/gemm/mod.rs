@@ -244,24 +244,25 @@ unsafe fn tile<S: Simd, P: Product<S>, const R: usize, const C: usize>(task: &Li
                 partial[r][c] = P::start(sums[r][c], header[c], offset);
             }
         }
-        for step in 0..steps {
+        for step in (0..steps).step_by(P::UNROLL) {
             for c in 0..C {
                 prefetch(ahead.wrapping_add(c * stride + step * block.ahead.step_bytes));
             }
-            for part in 0..P::WORDS {
+            for word in 0..P::UNROLL * P::WORDS {
+                let (at, part) = (at + word / P::WORDS * P::W_BYTES, word % P::WORDS);
                 let mut weights = [P::weights(panels[0].add(at), part); C];
                 for c in 1..C {
                     weights[c] = P::weights(panels[c].add(at), part);
                 }
                 for r in 0..R {
-                    let inputs = P::inputs(x.add(part * R + r));
+                    let inputs = P::inputs(x.add(word * R + r));
                     for c in 0..C {
                         partial[r][c] = P::mul_add(inputs, weights[c], partial[r][c]);
                     }
                 }
             }
-            x = x.add(P::WORDS * R);
-            at += P::W_BYTES;
+            x = x.add(P::UNROLL * P::WORDS * R);
+            at += P::UNROLL * P::W_BYTES;
         }
         for r in 0..R {
             for c in 0..C {

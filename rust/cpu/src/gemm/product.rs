@@ -27,6 +27,8 @@ pub(crate) trait Product<S: Simd> {
     const W_BYTES: usize;
     /// Bytes before a group's steps.
     const HEADER: usize = 0;
+    /// Steps of the innermost loop at a time; groups are a multiple of them. One prefetch goes with them all.
+    const UNROLL: usize = 1;
     /// Whether activations are int8, with scales and offsets.
     const INTEGER: bool = false;
     /// Whether a group's sum is kept beside the sums so far until the group ends.
@@ -283,7 +285,7 @@ impl<S: Simd, const ZEROS: bool, D: ByteDot<S>> Product<S> for Int4<ZEROS, D> {
     const WORDS: usize = 2;
     const W_BYTES: usize = 64;
     const HEADER: usize = if ZEROS { 48 } else { 32 };
-    const UNPACK_RUNS: usize = 3;
+    const UNPACK_RUNS: usize = 10;
     int4_product!();
 
     #[inline(always)]
@@ -318,6 +320,7 @@ impl<S: Simd, const ZEROS: bool, D: ByteDot<S>> Product<S> for Int4Wide<ZEROS, D
     const WORDS: usize = 1;
     const W_BYTES: usize = 64;
     const HEADER: usize = if ZEROS { 128 } else { 64 };
+    const UNROLL: usize = 4;
     int4_product!();
 
     #[inline(always)]

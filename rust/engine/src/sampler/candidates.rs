@@ -65,6 +65,6 @@ impl Candidates {
 }
 
 /// `1 / temperature`, kept positive and finite: times `-inf` it stays `-inf`.
-fn inverse(temperature: f32) -> f32 {
+pub(super) fn inverse(temperature: f32) -> f32 {
     (1.0 / temperature).clamp(f32::MIN_POSITIVE, f32::MAX)
 }

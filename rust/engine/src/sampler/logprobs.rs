@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use rustllm_ops::RowLogprobs;
+
 use super::TokenLogprob;
 use super::row_scan::RowScan;
 use super::softmax;
@@ -37,12 +39,12 @@ impl LogprobsMode {
     }
 
     /// Whether logits after the processors are reported, not the model's.
-    pub(super) fn is_processed(self) -> bool {
+    pub(crate) fn is_processed(self) -> bool {
         matches!(self, Self::ProcessedLogprobs | Self::ProcessedLogits)
     }
 
     /// Whether values are normalised to log-probabilities.
-    pub(super) fn is_normalised(self) -> bool {
+    pub(crate) fn is_normalised(self) -> bool {
         matches!(self, Self::RawLogprobs | Self::ProcessedLogprobs)
     }
 }
@@ -74,8 +76,6 @@ impl FromStr for LogprobsMode {
 
 /// `chosen`, then the `top` likeliest tokens of `row` by descending logit, equal logits by ascending id (the chosen one
 /// may be among them); `top < 0` is the vocabulary. `scan` is the scan of `row`; `keys` is scratch.
-///
-/// The natural logarithm is the platform's, taken once for the row.
 pub(super) fn gather(
     row: &[f32],
     scan: &mut RowScan,
@@ -84,24 +84,55 @@ pub(super) fn gather(
     normalised: bool,
     keys: &mut Vec<u64>,
 ) -> Vec<TokenLogprob> {
-    let log_total = if normalised { softmax::sum_of_exponentials(row, scan.max()).ln() } else { 0.0 };
-    let offset = if normalised { f64::from(scan.max()) } else { 0.0 };
-    let value = |logit: f32| ((f64::from(logit) - offset) - log_total) as f32;
+    let total = || softmax::sum_of_exponentials(row, scan.max());
+    let scale = if normalised { Scale::logprobs(scan.max(), total()) } else { Scale::LOGITS };
     let k = usize::try_from(top).map_or(row.len(), |top| top.min(row.len()));
-
     let logit = row[chosen as usize];
-    let mut logprobs = Vec::with_capacity(k + 1);
     let rank = scan.count_greater(row, logit) + 1;
-    logprobs.push(TokenLogprob { token_id: chosen, logprob: value(logit), rank });
     largest(row, scan, k, keys);
-    let mut rank = 1;
-    for (index, &key) in keys.iter().enumerate() {
-        let token_id = key as u32;
-        let logit = row[token_id as usize];
-        if index > 0 && logit < row[keys[index - 1] as u32 as usize] {
-            rank = index as u32 + 1;
+    let likeliest = keys.iter().map(|key| *key as u32).map(|token_id| (token_id, row[token_id as usize]));
+    list(TokenLogprob { token_id: chosen, logprob: scale.value(logit), rank }, likeliest, scale)
+}
+
+/// [`gather`] of what a device found in a row: the first `k` of the likeliest.
+pub(crate) fn of_device(found: &RowLogprobs, chosen: u32, k: usize, normalised: bool) -> Vec<TokenLogprob> {
+    let scale = if normalised { Scale::logprobs(found.largest, found.total) } else { Scale::LOGITS };
+    let chosen = TokenLogprob { token_id: chosen, logprob: scale.value(found.logit), rank: found.rank };
+    list(chosen, found.likeliest.iter().take(k).copied(), scale)
+}
+
+/// How what is reported is made of a logit.
+#[derive(Clone, Copy)]
+struct Scale {
+    largest: f64,
+    log_total: f64,
+}
+
+impl Scale {
+    /// As it is.
+    const LOGITS: Self = Self { largest: 0.0, log_total: 0.0 };
+
+    /// The logarithm of the softmax of a row with that largest logit, and that sum of exponentials of the distances from it. The
+    /// natural logarithm is the platform's, taken once for the row.
+    fn logprobs(largest: f32, total: f64) -> Self {
+        Self { largest: f64::from(largest), log_total: total.ln() }
+    }
+
+    fn value(self, logit: f32) -> f32 {
+        ((f64::from(logit) - self.largest) - self.log_total) as f32
+    }
+}
+
+/// `chosen`, then the likeliest tokens, which come with their logits in descending order.
+fn list(chosen: TokenLogprob, likeliest: impl ExactSizeIterator<Item = (u32, f32)>, scale: Scale) -> Vec<TokenLogprob> {
+    let mut logprobs = Vec::with_capacity(likeliest.len() + 1);
+    logprobs.push(chosen);
+    let (mut rank, mut before) = (1, f32::INFINITY);
+    for (index, (token_id, logit)) in likeliest.enumerate() {
+        if logit < before {
+            (rank, before) = (index as u32 + 1, logit);
         }
-        logprobs.push(TokenLogprob { token_id, logprob: value(logit), rank });
+        logprobs.push(TokenLogprob { token_id, logprob: scale.value(logit), rank });
     }
     logprobs
 }

@@ -41,8 +41,10 @@ mod tests;
 mod truncation;
 
 use rustllm_core::SamplingParams;
+use rustllm_ops::{LogitsEdits, SamplingRow};
 
 use candidates::Candidates;
+pub(crate) use logprobs::of_device as logprobs_of_device;
 pub use logprobs::{InvalidLogprobsMode, LogprobsMode};
 pub use penalties::PenaltyState;
 use row_scan::RowScan;
@@ -65,11 +67,45 @@ pub struct SamplerInput<'a> {
     pub logprobs_mode: LogprobsMode,
 }
 
-impl SamplerInput<'_> {
+impl<'a> SamplerInput<'a> {
     /// Whether the token is the likeliest by the model's own logits, and nothing is reported of them: whoever knows the first
     /// largest logit of a row, if that is finite, knows what [`Sampler::sample`] gives.
     pub fn wants_argmax_only(&self) -> bool {
-        self.params.is_greedy() && self.params.logprobs.is_none() && !processors::are_on(self)
+        self.params.is_greedy() && self.wants_token_only()
+    }
+
+    /// Whether the token is drawn from the model's own logits, and nothing is reported of them: whoever knows a row and
+    /// [`sampling_row`](Self::sampling_row) knows what [`Sampler::sample`] gives.
+    pub(crate) fn wants_token_only(&self) -> bool {
+        self.params.logprobs.is_none() && !self.edits_logits()
+    }
+
+    /// Whether logits are changed before the token is drawn.
+    pub(crate) fn edits_logits(&self) -> bool {
+        processors::are_on(self)
+    }
+
+    /// How they are, for a device to do it. `penalty_state` is as [`Sampler::sample`] has it.
+    pub(crate) fn edits(&self, penalty_state: &mut PenaltyState) -> LogitsEdits<'a> {
+        processors::edits(self, penalty_state)
+    }
+
+    /// What a device draws the token with.
+    pub(crate) fn sampling_row(&self) -> SamplingRow {
+        let params = self.params;
+        SamplingRow {
+            seed: self.seed,
+            position: self.position(),
+            inverse_temperature: if params.is_greedy() { 0.0 } else { candidates::inverse(params.temperature) },
+            top_p: params.top_p,
+            min_p: params.min_p,
+            top_k: params.top_k,
+        }
+    }
+
+    /// The position of the token to sample.
+    fn position(&self) -> u64 {
+        (self.prompt_token_ids.len() + self.output_token_ids.len()) as u64
     }
 }
 
@@ -166,9 +202,8 @@ impl Sampler {
         let token_id = if is_greedy {
             scan.argmax(row)
         } else {
-            let position = input.prompt_token_ids.len() + input.output_token_ids.len();
             self.candidates.fill(row, scan, input.params);
-            self.candidates.draw(input.seed, position as u64)
+            self.candidates.draw(input.seed, input.position())
         };
         let Some(top) = input.params.logprobs else { return Ok(SampledToken { token_id, logprobs: None }) };
 

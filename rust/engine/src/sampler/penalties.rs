@@ -3,7 +3,9 @@
 use std::collections::HashMap;
 
 use rustllm_core::SamplingParams;
+use rustllm_ops::Penalties;
 
+use super::SamplerInput;
 use super::processors::saturate;
 
 /// How often each token occurs in one sequence, kept between steps so that a step costs only its new tokens.
@@ -41,6 +43,17 @@ impl PenaltyState {
 /// Whether `params` ask for a penalty.
 pub(super) fn are_on(params: &SamplingParams) -> bool {
     params.repetition_penalty != 1.0 || params.frequency_penalty != 0.0 || params.presence_penalty != 0.0
+}
+
+/// What [`apply`] would do, for a device to do.
+pub(super) fn of(input: &SamplerInput<'_>, state: &mut PenaltyState) -> Penalties {
+    state.catch_up(input.prompt_token_ids, input.output_token_ids);
+    Penalties {
+        repetition: input.params.repetition_penalty,
+        frequency: input.params.frequency_penalty,
+        presence: input.params.presence_penalty,
+        counts: state.output_counts.iter().map(|(token_id, count)| (*token_id, *count)).collect(),
+    }
 }
 
 /// Applies the penalties of `params` to `row`, in this order for each token that has occurred: repetition (prompt and

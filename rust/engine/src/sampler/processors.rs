@@ -1,5 +1,7 @@
 //! The processors that may change which token is the likeliest: masks, bias and penalties.
 
+use rustllm_ops::LogitsEdits;
+
 use super::{PenaltyState, SamplerInput, penalties};
 
 /// Whether `input` asks for any processor.
@@ -32,16 +34,22 @@ pub(super) fn apply(
         Some(allowed) => allow_only(logits, allowed, row),
         None => row.extend_from_slice(logits),
     }
-    ban_words(row, &params.bad_words_token_ids, input.output_token_ids);
-    if is_below_min_tokens(input) {
-        mask(row, input.eos_token_ids);
-        mask(row, &params.stop_token_ids);
-    }
+    mask(row, banned(input));
     add_bias(row, &params.logit_bias);
     if penalties::are_on(params) {
         penalties::apply(row, params, input.prompt_token_ids, input.output_token_ids, penalty_state);
     }
     true
+}
+
+/// What [`apply`] would do, for a device to do.
+pub(super) fn edits<'a>(input: &SamplerInput<'a>, penalty_state: &mut PenaltyState) -> LogitsEdits<'a> {
+    LogitsEdits {
+        allowed: input.params.allowed_token_ids.as_deref(),
+        banned: banned(input).collect(),
+        bias: &input.params.logit_bias,
+        penalties: penalties::are_on(input.params).then(|| penalties::of(input, penalty_state)),
+    }
 }
 
 /// `changed`, kept within float32's finite range; a masked token (`original` is `-inf`) stays masked. An extreme bias
@@ -59,19 +67,18 @@ fn allow_only(logits: &[f32], allowed: &[u32], row: &mut Vec<f32>) {
     }
 }
 
-/// Bans the last token of every word whose other tokens are what the output ends with.
-fn ban_words(row: &mut [f32], words: &[Vec<u32>], output_token_ids: &[u32]) {
-    for word in words {
-        if let Some((last, prefix)) = word.split_last()
-            && output_token_ids.ends_with(prefix)
-        {
-            mask(row, &[*last]);
-        }
-    }
+/// The tokens that may not come next: the last of every bad word whose other tokens are what the output ends with, and below
+/// min_tokens those that would end the sequence.
+fn banned<'a>(input: &SamplerInput<'a>) -> impl Iterator<Item = u32> + use<'a> {
+    let output = input.output_token_ids;
+    let words = input.params.bad_words_token_ids.iter().filter_map(|word| word.split_last());
+    let bad = words.filter(|(_, prefix)| output.ends_with(prefix)).map(|(last, _)| *last);
+    let ends = is_below_min_tokens(input).then(|| input.eos_token_ids.iter().chain(&input.params.stop_token_ids));
+    bad.chain(ends.into_iter().flatten().copied())
 }
 
-fn mask(row: &mut [f32], token_ids: &[u32]) {
-    for &token_id in token_ids {
+fn mask(row: &mut [f32], token_ids: impl Iterator<Item = u32>) {
+    for token_id in token_ids {
         if let Some(logit) = row.get_mut(token_id as usize) {
             *logit = f32::NEG_INFINITY;
         }
