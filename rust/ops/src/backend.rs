@@ -23,6 +23,11 @@ pub enum Activation {
     Tanh,
 }
 
+impl Activation {
+    /// Every one of them.
+    pub const ALL: [Self; 6] = [Self::Silu, Self::Gelu, Self::GeluTanh, Self::Relu, Self::ReluSquared, Self::Tanh];
+}
+
 /// Memory of a device that has its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DeviceMemory {
