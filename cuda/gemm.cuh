@@ -45,6 +45,41 @@ struct SlabCopier {
   }
 };
 
+// Slabs of kWeights rows of the weight and of kRows rows of x on their way through a ring of stages in shared memory, which
+// `threads` threads fill: slabs first .. end, kStages - 1 of them under way while one is multiplied.
+template <class Format, int kWeights, int kRows, int kStages, int threads>
+struct SlabRing {
+  static constexpr int kWeightBytes = kWeights * Format::kWeightBytes, kStageBytes = kWeightBytes + kRows * kSlabBytes;
+  static constexpr int kBytes = kStages * kStageBytes;
+  const SlabCopier<kWeights, Format::kWeightBytes, threads> weights;
+  const SlabCopier<kRows, kSlabBytes, threads> x;
+  u8* stages;
+  int first, end;
+
+  // weight_row and x_row give the rows of the operands that stand at a place in the tile.
+  template <class WeightRow, class XRow>
+  DEVICE SlabRing(const GemmOperands& operands, u8* stages, int first, int end, int thread, WeightRow weight_row, XRow x_row)
+      : weights(operands.weights, operands.weight_stride, thread, weight_row),
+        x(operands.x, operands.x_stride, thread, x_row),
+        stages(stages),
+        first(first),
+        end(end) {}
+
+  DEVICE void begin() const {
+#pragma unroll
+    for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+  }
+  DEVICE void fetch(int slab) const {
+    if (slab < end) {
+      weights.copy(weights_of(slab), slab);
+      x.copy(x_of(slab), slab);
+    }
+    close_copy_group();
+  }
+  DEVICE u8* weights_of(int slab) const { return stages + (u32)(slab - first) % kStages * kStageBytes; }
+  DEVICE u8* x_of(int slab) const { return weights_of(slab) + kWeightBytes; }
+};
+
 // A block's products of 16 * M weight rows and 8 * N rows of x: every warp takes a part, through a ring of its own.
 //
 //   warp p   |stage 0|stage 1|..|stage 0|..      slabs of part p; while one is multiplied, those of the other stages are
@@ -53,46 +88,32 @@ struct SlabCopier {
 template <class Format, int M, int N, int kStages>
 struct SkinnyGemm {
   typedef typename Format::Sum Sum;
-  static constexpr int kWeightBytes = M * 16 * Format::kWeightBytes;
-  static constexpr int kStageBytes = kWeightBytes + N * 8 * kSlabBytes;
-  static constexpr int kRingBytes = kStages * kStageBytes;
+  typedef SlabRing<Format, M * 16, N * 8, kStages, 32> Ring;
+  static constexpr int kRingBytes = Ring::kBytes;
   static_assert(kRingBytes >= M * N * 128 * (int)sizeof(Sum), "sums take the ring's place");
 
-  // weight_row and x_row give the rows of the operands that stand at a place in the tile.
   template <class WeightRow, class XRow>
   DEVICE static void run(const GemmOperands& operands, u8* shared, WeightRow weight_row, XRow x_row) {
     const int lane = threadIdx.x % 32, part = threadIdx.x / 32;
     const int first = min(operands.slabs, part * operands.part_slabs), end = min(operands.slabs, first + operands.part_slabs);
     if (first == end) return;
-    u8* ring = shared + part * kRingBytes;
-    const SlabCopier<M * 16, Format::kWeightBytes, 32> weights(operands.weights, operands.weight_stride, lane, weight_row);
-    const SlabCopier<N * 8, kSlabBytes, 32> x(operands.x, operands.x_stride, lane, x_row);
-    auto fetch = [&](int slab) {
-      if (slab < end) {
-        u8* stage = ring + (u32)(slab - first) % kStages * kStageBytes;
-        weights.copy(stage, slab);
-        x.copy(stage + kWeightBytes, slab);
-      }
-      close_copy_group();
-    };
+    const Ring ring(operands, shared + part * kRingBytes, first, end, lane, weight_row, x_row);
     int rows[M][2];
 #pragma unroll
     for (int m = 0; m < M; ++m)
       for (int i = 0; i < 2; ++i) rows[m][i] = weight_row(m * 16 + i * 8 + lane / 4);
     Sum sums[M][N][4] = {};
-#pragma unroll
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+    ring.begin();
     for (int slab = first; slab < end; ++slab) {
       typename Format::template Scales<M> scales;
       scales.load(operands.scales, rows, slab);
       wait_for_copies<kStages - 2>();
       __syncwarp();  // of all lanes: their copies are there, and they are done with the stage that is filled next
-      fetch(slab + kStages - 1);
-      const u8* stage = ring + (u32)(slab - first) % kStages * kStageBytes;
-      Format::multiply(sums, stage, stage + kWeightBytes, scales);
+      ring.fetch(slab + kStages - 1);
+      Format::multiply(sums, ring.weights_of(slab), ring.x_of(slab), scales);
     }
     __syncwarp();
-    leave(reinterpret_cast<Sum*>(ring), sums);
+    leave(reinterpret_cast<Sum*>(ring.stages), sums);
   }
 
   DEVICE static void leave(Sum* to, const Sum (&sums)[M][N][4]) {
@@ -121,10 +142,9 @@ struct TiledGemm {
   typedef typename Format::Sum Sum;
   static_assert(kWarpRows * kWarpCols * 32 == kGemmThreads, "the block's warps");
   static constexpr int kWeights = kWarpRows * M * 16, kRows = kWarpCols * N * 8;
-  static constexpr int kWeightBytes = kWeights * Format::kWeightBytes;
-  static constexpr int kStageBytes = kWeightBytes + kRows * kSlabBytes;
+  typedef SlabRing<Format, kWeights, kRows, kStages, kGemmThreads> Ring;
   static constexpr int kSumStride = kWeights + 4;
-  static_assert(kRows * kSumStride * (int)sizeof(Sum) <= kStages * kStageBytes, "totals take the stages' place");
+  static_assert(kRows * kSumStride * (int)sizeof(Sum) <= Ring::kBytes, "totals take the stages' place");
 
   // The first of this warp's rows in the tile.
   DEVICE static int first_weight() { return threadIdx.x / 32 % kWarpRows * M * 16; }
@@ -134,34 +154,22 @@ struct TiledGemm {
   template <class WeightRow, class XRow>
   DEVICE static void run(const GemmOperands& operands, u8* shared, int first, int end, bool idle, WeightRow weight_row,
                          XRow x_row, Sum (&totals)[M][N][4]) {
-    const SlabCopier<kWeights, Format::kWeightBytes, kGemmThreads> weights(operands.weights, operands.weight_stride,
-                                                                           threadIdx.x, weight_row);
-    const SlabCopier<kRows, kSlabBytes, kGemmThreads> x(operands.x, operands.x_stride, threadIdx.x, x_row);
-    auto fetch = [&](int slab) {
-      if (slab < end) {
-        u8* stage = shared + (u32)(slab - first) % kStages * kStageBytes;
-        weights.copy(stage, slab);
-        x.copy(stage + kWeightBytes, slab);
-      }
-      close_copy_group();
-    };
+    const Ring ring(operands, shared, first, end, threadIdx.x, weight_row, x_row);
     int rows[M][2];
 #pragma unroll
     for (int m = 0; m < M; ++m)
       for (int i = 0; i < 2; ++i) rows[m][i] = weight_row(first_weight() + m * 16 + i * 8 + threadIdx.x % 32 / 4);
-#pragma unroll
-    for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+    ring.begin();
     Sum sums[M][N][4] = {};
     for (int slab = first, left = operands.part_slabs; slab < end; ++slab) {
       typename Format::template Scales<M> scales;
       scales.load(operands.scales, rows, slab);
       wait_for_copies<kStages - 2>();
       __syncthreads();
-      fetch(slab + kStages - 1);
+      ring.fetch(slab + kStages - 1);
       if (idle) continue;
-      const u8* stage = shared + (u32)(slab - first) % kStages * kStageBytes;
-      Format::multiply(Format::kExact ? totals : sums, stage + first_weight() * Format::kWeightBytes,
-                       stage + kWeightBytes + first_x() * kSlabBytes, scales);
+      Format::multiply(Format::kExact ? totals : sums, ring.weights_of(slab) + first_weight() * Format::kWeightBytes,
+                       ring.x_of(slab) + first_x() * kSlabBytes, scales);
       if (Format::kExact || (--left > 0 && slab + 1 < end)) continue;
       left = operands.part_slabs;
       for_each(totals, [&](int m, int n, int i) {

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
-use support::{golden, request, run, run_on, run_stepping, use_cuda_device};
+use rustllm_cuda_simulator::use_cuda_device;
+use support::{golden, request, run, run_on, run_stepping};
 
 /// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
 const CASES: [&str; 5] = ["llama", "qwen2", "gemma2", "qwen2_moe", "deepseek_v3"];
@@ -318,6 +319,6 @@ fn memory_is_planned_before_weights_are_loaded() {
 fn a_device_that_is_not_there_is_refused_by_number() {
     use_cuda_device();
     let refused = Engine::load(&EngineConfig { device: Device::Cuda(7), ..config("llama") }, None).unwrap_err();
-    let count = if std::env::var_os("RUSTLLM_TEST_GPU").is_some() { return } else { 1 };
+    let count = if rustllm_cuda_simulator::on_gpu() { return } else { 1 };
     assert_eq!(refused.to_string(), format!("there is no CUDA device 7: the driver sees {count}"));
 }

@@ -10,8 +10,9 @@ use std::path::Path;
 use rustllm::core::{FinishReason, PoolingParams, PoolingTask};
 use rustllm::engine::{Device, Engine, EngineConfig, Pooled, PoolingRequest};
 use rustllm::ops::{DType, WeightFormat};
+use rustllm_cuda_simulator::use_cuda_device;
 use serde_json::Value;
-use support::{golden, numbers, use_cuda_device};
+use support::{golden, numbers};
 
 /// Of a value, relative to the length of the vector it is in.
 const TOLERANCE: f32 = 1e-5;
@@ -157,6 +158,21 @@ fn bits(pooled: &Pooled) -> Vec<u32> {
     pooled.values.iter().map(|value| value.to_bits()).collect()
 }
 
+/// That an engine computes for each request alone, to the bit, what there was of all of them together.
+fn assert_same_alone(engine: &mut Engine, prompts: &[Prompt], together: &BTreeMap<String, Pooled>, what: &str) {
+    for request in requests(prompts) {
+        let name = request.request_id.clone();
+        let alone = run(engine, vec![request]);
+        assert_eq!(bits(&alone[&name]), bits(&together[&name]), "{what}, {name}");
+    }
+}
+
+fn cuda_config(case: &str) -> EngineConfig {
+    let mut config = config(case);
+    (config.device, config.deterministic) = (Device::Cuda(0), true);
+    config
+}
+
 /// Short prompts of every case, together and alone.
 #[test]
 fn every_case_on_cuda() {
@@ -165,8 +181,7 @@ fn every_case_on_cuda() {
         let mut prompts = prompts(&case);
         let longest = prompts.iter().map(|prompt| prompt.ids.len()).min().unwrap_or(0).max(24);
         prompts.retain(|prompt| prompt.ids.len() <= longest);
-        let mut config = config(&case);
-        config.device = Device::Cuda(0);
+        let mut config = cuda_config(&case);
         // The largest step is run to see what memory it takes: here on a processor that plays the GPU.
         (config.max_num_seqs, config.max_num_batched_tokens) = (4, Some(longest));
         config.max_model_len = Some(longest);
@@ -175,11 +190,23 @@ fn every_case_on_cuda() {
         let error = distance(&prompts, &together);
         println!("{case}: {error:.1e}");
         assert!(error <= TOLERANCE, "{case}: {error:.1e}");
-        for request in requests(&prompts) {
-            let name = request.request_id.clone();
-            let alone = run(&mut engine, vec![request]);
-            assert_eq!(bits(&alone[&name]), bits(&together[&name]), "{case}, {name}");
-        }
+        assert_same_alone(&mut engine, &prompts, &together, &case);
+    }
+}
+
+/// Prompts of more rows than a tile of attention and of products has.
+#[test]
+fn long_prompts_on_cuda_are_the_same_in_a_batch() {
+    use_cuda_device();
+    for (case, dtype) in [("deberta_v3", DType::F32), ("llama_embedding", DType::BF16), ("mpnet", DType::BF16)] {
+        let mut config = cuda_config(case);
+        let prompts = prompts(case);
+        let longest = prompts.iter().map(|prompt| prompt.ids.len()).max();
+        (config.dtype, config.max_num_seqs) = (Some(dtype), 8);
+        (config.max_model_len, config.max_num_batched_tokens) = (longest, longest.map(|longest| longest + 20));
+        let mut engine = Engine::load(&config, None).unwrap();
+        let together = run(&mut engine, requests(&prompts));
+        assert_same_alone(&mut engine, &prompts, &together, &format!("{case} at {dtype}"));
     }
 }
 
@@ -193,11 +220,7 @@ fn a_batch_equals_each_alone_on_any_number_of_threads() {
             let together = run(&mut Engine::load(&config, None).unwrap(), requests(&prompts));
             config.num_threads = Some(1);
             let mut engine = Engine::load(&config, None).unwrap();
-            for request in requests(&prompts) {
-                let name = request.request_id.clone();
-                let alone = run(&mut engine, vec![request]);
-                assert_eq!(bits(&alone[&name]), bits(&together[&name]), "{case} at {dtype}, {name}");
-            }
+            assert_same_alone(&mut engine, &prompts, &together, &format!("{case} at {dtype}"));
         }
     }
 }

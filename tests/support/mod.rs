@@ -40,13 +40,6 @@ pub struct Run {
     pub stats: EngineStats,
 }
 
-/// Puts the simulator in the place of the CUDA driver, unless `RUSTLLM_TEST_GPU` says that there is a GPU.
-pub fn use_cuda_device() {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        rustllm_cuda_simulator::load();
-    }
-}
-
 pub fn golden(case: &str) -> PathBuf {
     // Where the tests run, if not where they were compiled.
     let root = std::env::var_os("CARGO_MANIFEST_DIR").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from);

@@ -8,7 +8,8 @@ rm -rf "$out"
 mkdir -p "$out/bin" "$out/wheels"
 
 cargo test --locked --release --no-run --message-format=json -p rustllm-cuda -p rustllm \
-    --test conformance --test batch_invariance --test graph --test cuda --test goldens_parity --test pooling_parity |
+    --test conformance --test attention_widths --test '*batch_invariance' --test graph --test sampling \
+    --test cuda --test goldens_parity --test pooling_parity |
     python3 -c '
 import json, shutil, sys
 for line in sys.stdin:
@@ -20,9 +21,9 @@ for line in sys.stdin:
 ' "$out/bin"
 strip "$out"/bin/*
 maturin build --release --out "$out/wheels"
-mkdir -p "$out/tests"
+mkdir -p "$out/tests" "$out/benches"
 cp -r tests/goldens "$out/tests/"
-cp -r benches/gpu "$out/benches"
+cp -r benches/gpu benches/make_models.py "$out/benches/"
 cp tools/gpu/run.sh "$out/"
 git rev-parse HEAD >"$out/commit"
 du -sh "$out"

@@ -31,8 +31,8 @@ for part in $parts; do
         python3 -m pip install --quiet --no-index --no-deps --target "$site" wheels/*.whl
         export PYTHONPATH=$site
         work=$(mktemp -d)
-        try python3 benches/random_models.py "$work"
-        try python3 benches/bench.py "$work"
+        try python3 benches/make_models.py "$work" llama-3.1-8b-shape qwen2.5-0.5b-shape --no-tokenizer
+        try python3 benches/gpu/bench.py "$work"
         rm -rf "$work" "$site"
         ;;
     esac

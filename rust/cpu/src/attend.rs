@@ -13,9 +13,9 @@ use std::sync::Arc;
 
 use rustllm_ops::{AttentionMetadata, AttentionParams, GroupMetadata, Result};
 
-use crate::arena::Buffer;
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, Tiles, partial_len, scratch_len};
 use crate::attention_scores::ScoreRules;
+use crate::buffer::Buffer;
 use crate::kernels::Kernels;
 use crate::kv_cache::KvBlocks;
 use crate::step::{Scratch, Step};
@@ -187,7 +187,7 @@ pub(crate) fn attend(
     let alone = step.pool.num_threads() == 1 || total * group * head_dim < WORTH_SHARING;
     work.share(params, if alone { usize::MAX } else { total / (TASKS_PER_THREAD * step.pool.num_threads()) });
     let scratch = step.scratch(scratch_len(task_rows * group, head_dim))?;
-    let partials = (work.partials > 0).then(|| step.arena.take(work.partials)).transpose()?;
+    let partials = (work.partials > 0).then(|| step.buffer(&[work.partials])).transpose()?;
     let tiles = kernels.attention_tiles(cache.spec().dtype);
     let partials = partials.as_ref();
     let op = Op { q, out, cache, metadata, group: table, params, rules, tiles, partials, scratch: &scratch };

@@ -2,15 +2,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
+    Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, EncoderAttentionParams, Error, Expert,
     GatedActivation, HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result,
     RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
-use crate::arena::Arena;
 use crate::argmax::Largest;
 use crate::attend::Work;
 use crate::attention_scores::ScoreRules;
+use crate::buffer::Buffer;
 use crate::kernels::Kernels;
 use crate::kv_cache::{self, KvBlocks};
 use crate::moe::{self, PackedExpert};
@@ -62,7 +62,7 @@ impl CpuBackend {
         let kernels = Kernels::of(isa).ok_or_else(unavailable)?;
         let num_threads = options.num_threads.unwrap_or_else(default_num_threads);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        let step = Step { arena: Arena::new(id), pool: Pool::new(num_threads)?, work: Work::default(), backend: id };
+        let step = Step { arena: Arena::default(), pool: Pool::new(num_threads)?, work: Work::default(), backend: id };
         Ok(Self { isa, kernels, num_threads, id, step: Mutex::new(step) })
     }
 
@@ -131,10 +131,10 @@ impl Backend for CpuBackend {
 
     fn tensor(&self, values: &[f32], rows: usize, cols: usize) -> Result<Tensor> {
         check::tensor(values, rows, cols)?;
-        let buffer = self.step().arena.permanent(values.len())?;
+        let buffer = Buffer::permanent(values.len(), self.id)?;
         // SAFETY: the buffer is new and as long as the values.
         unsafe { std::ptr::copy_nonoverlapping(values.as_ptr(), buffer.as_ptr(), values.len()) };
-        Ok(Tensor::new(buffer, rows, cols))
+        Ok(Tensor::new(Arc::new(buffer), rows, cols))
     }
 
     fn read_rows(&self, x: &Tensor, visit: &mut dyn FnMut(usize, &[f32])) -> Result<()> {

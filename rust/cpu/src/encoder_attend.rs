@@ -15,10 +15,10 @@ use std::sync::Arc;
 
 use rustllm_ops::{EncoderAttentionParams, KvCacheDType, Result};
 
-use crate::arena::Buffer;
 use crate::attend::{TASK_QUERIES, WORTH_SHARING};
 use crate::attention::{AttentionTask, CHUNK, MAX_ROWS, scratch_len};
 use crate::attention_scores::ScoreRules;
+use crate::buffer::Buffer;
 use crate::encoder_distances::PackedDistances;
 use crate::kernels::Kernels;
 use crate::kv_cache::padded_head_dim;
@@ -138,7 +138,7 @@ fn pack(step: &mut Step, k: View, v: View, spans: &[Span], params: &EncoderAtten
         spans.iter().flat_map(|span| (0..span.rows.div_ceil(LANES)).map(|index| (*span, index))).collect();
     let (heads, head_dim) = (params.num_kv_heads, params.head_dim);
     let len = blocks.len() * heads * LANES * (head_dim + padded_head_dim(head_dim));
-    let packed = Packed { buffer: step.arena.take(len)?, heads, head_dim };
+    let packed = Packed { buffer: step.buffer(&[len])?, heads, head_dim };
     step.for_rows(blocks.len(), packed.block_len(), |task| {
         let (span, index) = blocks[task];
         // SAFETY: the buffer has every block, each is one task's, and spans are rows of the operands.

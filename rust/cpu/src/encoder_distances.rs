@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Result};
 
-use crate::arena::Buffer;
 use crate::attention::{Distances, QUERY_BUCKETS, products_len};
 use crate::attention_tile::STEP;
+use crate::buffer::Buffer;
 use crate::simd::LANES;
 use crate::step::Step;
 use crate::view::View;
@@ -80,7 +80,7 @@ fn pack(
 ) -> Result<Arc<Buffer>> {
     let (head_dim, groups) = (params.head_dim, padded(count) / side_by_side);
     let group_len = side_by_side * head_dim;
-    let buffer = step.arena.take(params.num_heads * groups * group_len)?;
+    let buffer = step.buffer(&[params.num_heads, groups, group_len])?;
     step.for_rows(params.num_heads * groups, group_len, |task| {
         let (head, group) = (task / groups, task % groups);
         // SAFETY: the buffer has every group of every head, each is one task's.

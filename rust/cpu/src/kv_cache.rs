@@ -25,10 +25,10 @@ use std::any::Any;
 use std::sync::Arc;
 
 use rustllm_ops::quantize::TINY;
-use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheKind, KvCacheSpec, Result, Storage};
+use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheKind, KvCacheSpec, Result, Storage, checked_size};
 
 use crate::kernels::Kernels;
-use crate::memory::{AlignedBytes, checked_size};
+use crate::memory::AlignedBytes;
 use crate::simd::{LANES, Simd};
 
 /// A place in every block: keys and values of one layer.

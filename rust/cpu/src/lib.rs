@@ -1,9 +1,9 @@
-//! The CPU backend: SIMD kernels chosen at run time, a thread pool and a step arena of our own.
+//! The CPU backend: SIMD kernels chosen at run time, a thread pool of our own.
 //!
 //! ```text
 //!   backend        the ops of `Backend`: checks, memory, and what runs on which thread
 //!     linear  attend  moe  encoder_attend     how an op is cut into tasks
-//!     pool  arena  memory     threads and buffers
+//!     pool  buffer  memory    threads, and where results live
 //!     kernels                 tables of function pointers, one an instruction set
 //!       gemm  attention  norm  elementwise  math      kernels, written once over ...
 //!         simd                                        ... sixteen lanes of scalar, AVX2, AVX-512 or NEON
@@ -13,13 +13,13 @@
 //! Every output has one order of arithmetic, which neither the rows beside it nor threads, chunks, blocks or the instruction
 //! set change: results are equal bit for bit (with the one exception that [`Isa`] names).
 
-mod arena;
 mod argmax;
 mod attend;
 mod attention;
 mod attention_scores;
 mod attention_tile;
 mod backend;
+mod buffer;
 mod elementwise;
 mod encoder_attend;
 mod encoder_distances;

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use rustllm_ops::{Activation, DType, Result, WeightFormat};
 
-use crate::arena::Buffer;
+use crate::buffer::Buffer;
 use crate::gemm::{BLOCK_WORDS, InputsTask, LinearTask, PLAIN_GROUP_WORDS, SCRATCH_BYTES};
 use crate::kernels::{Kernels, LinearKernel};
 use crate::pack::{INT4_ZERO, INT8_ZERO, Layout, PackedWeight};
@@ -168,7 +168,7 @@ impl Inputs {
         let (words, group_words) = words_of(layout, kernels);
         let rows = plan.runs * plan.tile_rows;
         let offsets = if layout.format.is_quantized() { rows * (1 + words.div_ceil(group_words)) } else { 0 };
-        let (packed, scales) = (step.arena.take(rows * words)?, step.arena.take(offsets)?);
+        let (packed, scales) = (step.buffer(&[rows, words])?, step.buffer(&[offsets])?);
         let inputs = Self { words, group_words, tile_rows: plan.tile_rows, packed, scales, rows };
         let kernel = kernels.inputs(layout.format);
         let zero = match layout.format {

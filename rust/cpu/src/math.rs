@@ -165,14 +165,7 @@ mod tests {
 
     #[test]
     fn activations_keep_nan() {
-        for activation in [
-            Activation::Silu,
-            Activation::Gelu,
-            Activation::GeluTanh,
-            Activation::Relu,
-            Activation::ReluSquared,
-            Activation::Tanh,
-        ] {
+        for activation in Activation::ALL {
             // SAFETY: plain Rust runs anywhere.
             let got = unsafe { activate::<Scalar>(activation, [f32::NAN; LANES]) };
             assert!(got[0].is_nan(), "{activation:?}");

@@ -91,15 +91,6 @@ impl AlignedBytes {
     }
 }
 
-/// `a * b * ...` bytes, or no memory when that overflows.
-pub(crate) fn checked_size(factors: &[usize], what: &'static str) -> Result<usize> {
-    factors
-        .iter()
-        .try_fold(1usize, |product, factor| product.checked_mul(*factor))
-        .filter(|bytes| *bytes <= isize::MAX as usize)
-        .ok_or(Error::OutOfMemory { bytes: usize::MAX, what })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -137,6 +128,5 @@ mod tests {
     fn refuses_what_cannot_be_addressed() {
         assert!(AlignedBytes::zeroed(usize::MAX, "test").is_err());
         assert!(AlignedBytes::huge(usize::MAX, "test").is_err());
-        assert!(checked_size(&[usize::MAX, 2], "test").is_err());
     }
 }

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{Error, Result, Tensor};
+use rustllm_ops::{Arena, Error, Result, Tensor, checked_size};
 
-use crate::arena::{Arena, Buffer};
 use crate::attend::Work;
 use crate::backend::NAME;
+use crate::buffer::Buffer;
 use crate::pool::Pool;
 use crate::simd::LANES;
 use crate::view::View;
@@ -17,7 +17,7 @@ const WORTH_A_TASK: usize = 16 * 1024;
 /// Locked for the length of an op, so that ops on one backend never touch its tensors at once.
 #[derive(Debug)]
 pub(crate) struct Step {
-    pub(crate) arena: Arena,
+    pub(crate) arena: Arena<Buffer>,
     pub(crate) pool: Pool,
     /// Memory for attention's lists of work, kept from op to op.
     pub(crate) work: Work,
@@ -27,16 +27,21 @@ pub(crate) struct Step {
 impl Step {
     /// An uninitialized `[rows, cols]` result and its view.
     pub(crate) fn result(&mut self, rows: usize, cols: usize) -> Result<(Tensor, View)> {
-        let len = rows.checked_mul(cols).ok_or(Error::OutOfMemory { bytes: usize::MAX, what: "activations" })?;
-        let tensor = Tensor::new(self.arena.take(len)?, rows, cols);
+        let tensor = Tensor::new(self.buffer(&[rows, cols])?, rows, cols);
         let view = View::new(&tensor, self.backend)?;
         Ok((tensor, view))
+    }
+
+    /// Memory for `sizes[0] * sizes[1] * ...` elements, uninitialized.
+    pub(crate) fn buffer(&mut self, sizes: &[usize]) -> Result<Arc<Buffer>> {
+        let bytes = checked_size(&[checked_size(sizes, "activations")?, size_of::<f32>()], "activations")?;
+        self.arena.take(bytes, |bytes| Buffer::of_step(bytes, self.backend))
     }
 
     /// Memory for every thread, `len` elements each: a buffer to keep alive and the way to a thread's part of it.
     pub(crate) fn scratch(&mut self, len: usize) -> Result<Scratch> {
         let len = len.next_multiple_of(LANES);
-        Ok(Scratch { buffer: self.arena.take(len * self.pool.num_threads())?, len })
+        Ok(Scratch { buffer: self.buffer(&[len, self.pool.num_threads()])?, len })
     }
 
     /// Calls `task(worker, index)` for all indices below `num_tasks` on the pool.

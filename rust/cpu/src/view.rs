@@ -4,8 +4,8 @@ use std::ops::Range;
 
 use rustllm_ops::{Error, Result, Tensor};
 
-use crate::arena::Buffer;
 use crate::backend::NAME;
+use crate::buffer::Buffer;
 
 /// Rows of float32 in a buffer. Valid while the tensor it was made from lives.
 #[derive(Debug, Clone, Copy)]

@@ -3,13 +3,10 @@
 
 use rustllm_cpu::{CpuBackend, CpuOptions, Isa, available_isas};
 use rustllm_ops::conformance::{
-    AttentionCase, EncoderCase, FORMATS, LmHeadCase, attention_table, encoder_table, lm_head_table, moe_table, numbers,
+    AttentionCase, FORMATS, LmHeadCase, attention_table, bits, encoder_table, lm_head_table, moe_table, numbers,
     random_tensor, random_weight, rows_of,
 };
-use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, GroupMetadata, KvCacheGroup, KvCacheKind,
-    KvCacheSpec, Result, RopeTable, Tensor,
-};
+use rustllm_ops::{Activation, Backend, DType, Result, RopeTable, Tensor};
 
 type Op<'a> = Box<dyn Fn(Tensor, &[u32]) -> Result<Tensor> + 'a>;
 
@@ -18,10 +15,6 @@ fn backends() -> Vec<CpuBackend> {
     let with = |isa, threads| CpuBackend::new(CpuOptions { num_threads: Some(threads), isa: Some(isa) });
     let all = available_isas().into_iter().flat_map(|isa| [(isa, 1), (isa, 3)]);
     all.map(|(isa, threads)| with(isa, threads).expect("an available set")).collect()
-}
-
-fn bits(rows: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
-    rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
 }
 
 /// Runs an op on a batch and on each of its rows alone, on every backend: all bits must be equal.
@@ -199,14 +192,7 @@ fn fused_norms_are_the_ops_they_are_made_of() {
 #[test]
 fn elementwise() {
     let cols = 1030;
-    for activation in [
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Relu,
-        Activation::ReluSquared,
-        Activation::Tanh,
-    ] {
+    for activation in Activation::ALL {
         let name = format!("{activation:?}");
         check(&name, cols, |_| true, |backend| Ok(Box::new(move |x, _| backend.activation(&x, activation))));
         let name = format!("gated {activation:?}");
@@ -254,62 +240,17 @@ fn rotary() {
     );
 }
 
-/// Writes and attends to a sequence of `len` tokens, chunk after chunk, in blocks dealt by `table`.
-fn chunked(
-    backend: &CpuBackend,
-    case: &AttentionCase,
-    len: usize,
-    chunks: &[usize],
-    table: &[u32],
-) -> Result<Vec<Vec<u32>>> {
-    let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = case.shape;
-    let spec = KvCacheSpec {
-        groups: KvCacheGroup::cut(&[KvCacheKind { sliding_window, num_kv_heads, head_dim }]),
-        block_size: case.block_size,
-        num_blocks: 1 + *table.iter().max().expect("a block") as usize,
-        dtype: case.dtype,
-    };
-    let cache = backend.alloc_kv_cache(&spec)?;
-    let (kv, q) = (num_kv_heads * head_dim, num_heads * head_dim);
-    let (keys, values, queries) = (numbers(len * kv, 1), numbers(len * kv, 2), numbers(len * q, 3));
-    let params = case.params(backend)?;
-    let mut rows = Vec::new();
-    let mut start = 0;
-    for chunk in chunks {
-        let end = start + chunk;
-        let slot = |p: usize| table[p / case.block_size] * case.block_size as u32 + (p % case.block_size) as u32;
-        let window = case.shape.sliding_window.unwrap_or(usize::MAX);
-        let mut seen = table.to_vec();
-        seen[..(start + 1).saturating_sub(window) / case.block_size].fill(u32::MAX);
-        let metadata = AttentionMetadata {
-            positions: backend.indices((start as u32..end as u32).collect())?,
-            query_start_loc: backend.indices(vec![0, *chunk as u32])?,
-            seq_lens: backend.indices(vec![end as u32])?,
-            groups: vec![GroupMetadata {
-                slot_mapping: backend.indices((start..end).map(slot).collect())?,
-                block_table: backend.indices(seen)?,
-                max_blocks_per_seq: table.len(),
-            }],
-        };
-        let part = |values: &[f32], width: usize| backend.tensor(&values[start * width..end * width], *chunk, width);
-        backend.write_kv(&part(&keys, kv)?, &part(&values, kv)?, cache.layer(0), &metadata)?;
-        rows.extend(rows_of(backend, &backend.attention(&part(&queries, q)?, cache.layer(0), &metadata, &params)?)?);
-        start = end;
-    }
-    Ok(bits(rows))
-}
-
 #[test]
 fn attention_does_not_depend_on_chunks_blocks_or_threads() {
     for case in attention_table() {
         // Past the first boundary of what a softmax is taken over at once, where the table's own sequences are.
         let longest = case.seqs.iter().map(|(cached, new)| cached + new).max().unwrap();
-        let len = if longest > 200 { 300 } else { 150 };
-        let blocks = len_blocks(len, case.block_size);
+        let len: usize = if longest > 200 { 300 } else { 150 };
+        let blocks = len.div_ceil(case.block_size) as u32;
         let (forward, backward): (Vec<u32>, Vec<u32>) = ((0..blocks).collect(), (0..blocks).rev().collect());
         let mut want = None;
         for backend in backends() {
-            let run = |chunks: &[usize], table: &[u32]| chunked(&backend, &case, len, chunks, table).unwrap();
+            let run = |chunks: &[usize], table: &[u32]| bits(case.in_chunks(&backend, chunks, table).unwrap());
             let whole = run(&[len], &forward);
             assert!(whole == run(&[len], &backward), "blocks, {case:?}");
             assert!(whole == run(&[1, 15, 1, 40, 3, 64, 25, len - 149], &forward), "chunks, {case:?}");
@@ -317,13 +258,10 @@ fn attention_does_not_depend_on_chunks_blocks_or_threads() {
             assert!(*want == whole, "{} with {} threads, {case:?}", backend.isa(), backend.num_threads());
             // The size of blocks is a matter of memory only.
             let doubled = AttentionCase { block_size: 2 * case.block_size, ..case.clone() };
-            assert!(whole == chunked(&backend, &doubled, len, &[len], &forward).unwrap(), "block size, {case:?}");
+            let doubled = bits(doubled.in_chunks(&backend, &[len], &forward).unwrap());
+            assert!(whole == doubled, "block size, {case:?}");
         }
     }
-}
-
-fn len_blocks(len: usize, block_size: usize) -> u32 {
-    len.div_ceil(block_size) as u32
 }
 
 #[test]
@@ -331,19 +269,10 @@ fn attention_of_a_sequence_does_not_depend_on_the_batch() {
     for case in attention_table() {
         for backend in backends() {
             let together = bits(case.outputs(&backend).unwrap());
-            // The same sequences, each in a batch where the others have one token.
-            let mut row = 0;
             for seq in 0..case.seqs.len() {
-                let mut alone = case.clone();
-                for (other, tokens) in alone.seqs.iter_mut().enumerate() {
-                    if other != seq {
-                        *tokens = (0, 1);
-                    }
-                }
-                let rows = case.seqs[seq].1;
+                let (rows, alone) = case.alone(seq);
                 let alone = bits(alone.outputs(&backend).unwrap());
-                assert!(alone[seq..seq + rows] == together[row..row + rows], "sequence {seq}, {case:?}");
-                row += rows;
+                assert!(alone[seq..seq + rows.len()] == together[rows], "sequence {seq}, {case:?}");
             }
         }
     }
@@ -355,13 +284,10 @@ fn encoder_attention_of_a_sequence_does_not_depend_on_the_batch_or_threads() {
         let mut want = None;
         for backend in backends() {
             let together = bits(case.outputs(&backend).unwrap());
-            let mut row = 0;
-            for (seq, rows) in case.seqs.iter().enumerate() {
-                let only = case.seqs.iter().enumerate().map(|(other, rows)| if other == seq { *rows } else { 0 });
-                let alone = EncoderCase { seqs: only.collect(), ..case.clone() };
+            for seq in 0..case.seqs.len() {
+                let (rows, alone) = case.alone(seq);
                 let alone = bits(alone.outputs(&backend).unwrap());
-                assert!(alone == together[row..row + rows], "sequence {seq}, {case:?}");
-                row += rows;
+                assert!(alone == together[rows], "sequence {seq}, {case:?}");
             }
             let want = want.get_or_insert_with(|| together.clone());
             assert!(*want == together, "{} with {} threads, {case:?}", backend.isa(), backend.num_threads());

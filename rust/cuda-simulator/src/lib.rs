@@ -35,6 +35,18 @@ pub fn load() -> &'static Library {
     &LOADED.get_or_init(|| ["libcuda.so.1", "libnvrtc.so.13"].map(open))[0]
 }
 
+/// Whether tests are to run on the machine's GPU: `RUSTLLM_TEST_GPU` says so.
+pub fn on_gpu() -> bool {
+    std::env::var_os("RUSTLLM_TEST_GPU").is_some()
+}
+
+/// Puts the simulator in the place of the CUDA driver, unless tests are to run [`on_gpu`].
+pub fn use_cuda_device() {
+    if !on_gpu() {
+        load();
+    }
+}
+
 /// Orders of a block's threads that tests run kernels in: forward, backward and two that are shuffled.
 pub const SCHEDULES: [u64; 4] = [0, 1, 5, 77];
 

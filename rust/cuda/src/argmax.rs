@@ -1,11 +1,10 @@
 //! The first largest element of rows.
 
-use rustllm_ops::{Result, Tensor};
+use rustllm_ops::{Result, Tensor, checked_size};
 
 use crate::backend::CudaBackend;
 use crate::device::Grid;
 use crate::kernels::{ArgmaxRows, ArgmaxRuns};
-use crate::memory::checked_size;
 
 /// Columns of a block: `kRun` of `cuda/argmax.cu`.
 const RUN: usize = 8192;

@@ -11,15 +11,16 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{AttentionMetadata, AttentionParams, Error, KvCacheDType, KvCacheLayer, Result, Tensor};
+use rustllm_ops::{
+    AttentionMetadata, AttentionParams, Error, KvCacheDType, KvCacheLayer, Result, Tensor, checked_size,
+};
 
-use crate::arena::Buffer;
 use crate::backend::CudaBackend;
+use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::encoder_distances::Distances;
 use crate::kernels::{Attention, AttentionDecode, AttentionPrefill, MergeSplits};
 use crate::kv_cache::{self, KvBlocks};
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices, optional_vector};
 
 /// Positions that a softmax is taken over at once: `SPLIT` of `cuda/attention.cuh`.

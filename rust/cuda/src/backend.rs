@@ -2,12 +2,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustllm_ops::{
-    Activation, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, DeviceSampler,
+    Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, DeviceSampler,
     EncoderAttentionParams, Error, Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
+    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check, checked_size,
 };
 
-use crate::arena::{Arena, Buffer};
+use crate::buffer::Buffer;
 use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
@@ -54,10 +54,10 @@ pub struct CudaBackend {
 /// Where results live: those of captured work apart from all others, since a graph writes them again whenever it is launched.
 #[derive(Debug)]
 pub(crate) struct Arenas {
-    eager: Arena,
-    captured: Arena,
+    eager: Arena<Buffer>,
+    captured: Arena<Buffer>,
     /// What an op leaves behind for nobody: recorded or not, all share it, since they run one after another.
-    workspaces: Arena,
+    workspaces: Arena<Buffer>,
     /// Whether work is being captured.
     pub capturing: bool,
 }
@@ -71,9 +71,9 @@ impl CudaBackend {
         static NEXT_ID: AtomicU64 = AtomicU64::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         let arenas = Arenas {
-            eager: Arena::new(id),
-            captured: Arena::of_graphs(id),
-            workspaces: Arena::of_graphs(id),
+            eager: Arena::default(),
+            captured: Arena::of_graphs(),
+            workspaces: Arena::of_graphs(),
             capturing: false,
         };
         Ok(Self {
@@ -123,17 +123,21 @@ impl CudaBackend {
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
         let mut arenas = self.arenas();
         let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
-        arena.take(&self.device, bytes)
+        arena.take(bytes, |bytes| self.buffer(bytes))
     }
 
     /// Memory for what is of use inside one op only.
     pub(crate) fn workspace(&self, bytes: usize) -> Result<Arc<Buffer>> {
-        self.arenas().workspaces.take(&self.device, bytes)
+        self.arenas().workspaces.take(bytes, |bytes| self.buffer(bytes))
+    }
+
+    fn buffer(&self, bytes: usize) -> Result<Buffer> {
+        Ok(Buffer::new(self.device.alloc(&[bytes], "activations")?, self.id))
     }
 
     /// A new tensor, with unspecified contents.
     pub(crate) fn result(&self, rows: usize, cols: usize) -> Result<(Tensor, Matrix)> {
-        let bytes = crate::memory::checked_size(&[rows, cols, size_of::<f32>()], "activations")?;
+        let bytes = checked_size(&[rows, cols, size_of::<f32>()], "activations")?;
         let tensor = Tensor::new(self.scratch(bytes)?, rows, cols);
         let view = self.view(&tensor)?;
         Ok((tensor, view))

@@ -4,11 +4,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use cudarc::driver::sys::{CUdevice_attribute as Attribute, CUfunction_attribute as MaxSharedBytes};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, result};
-use rustllm_ops::Result;
+use rustllm_ops::{Result, checked_size};
 
 use crate::error::op_error;
 use crate::kernels::Kernel;
-use crate::memory::{DeviceMemory, checked_size};
+use crate::memory::DeviceMemory;
 use crate::{CudaError, driver, modules};
 
 /// Blocks, and threads of a block, that a kernel is launched with.

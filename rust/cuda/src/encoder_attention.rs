@@ -1,6 +1,6 @@
 //! Attention among the rows of each sequence: `cuda/encoder_attention.cu`.
 
-use rustllm_ops::{EncoderAttentionParams, Indices, Result, Tensor};
+use rustllm_ops::{EncoderAttentionParams, Indices, Result, Tensor, checked_size};
 
 use crate::attention::{
     PREFILL_QUERIES, SCALAR_DIMS, SCALAR_HEADS, ScoreRules, Sequences, THREADS, TILE, at_most, head_dim_within,
@@ -10,7 +10,6 @@ use crate::backend::CudaBackend;
 use crate::device::Grid;
 use crate::encoder_distances::{DistanceProducts, Distances};
 use crate::kernels::{EncoderAttention, EncoderAttentionOfTiles, SplitIntoTiles};
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices, optional_vector};
 
 /// Parts that keys, values and queries are the sum of.

@@ -2,14 +2,13 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Error, Result, Tensor};
+use rustllm_ops::{DisentangledParams, EncoderAttentionParams, Error, Result, Tensor, checked_size};
 
-use crate::arena::Buffer;
 use crate::attention::{THREADS, at_most};
 use crate::backend::CudaBackend;
+use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::kernels::MultiplyDistances;
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices};
 
 /// Rows, and buckets, of a block: `SIDE` of `cuda/distance_products.cu`.

@@ -7,7 +7,7 @@ use cudarc::driver::{CudaEvent, CudaGraph, PinnedHostSlice, result};
 use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result, RowReader, Tensor, Work};
 
 use crate::CudaBackend;
-use crate::arena::Buffer;
+use crate::buffer::Buffer;
 use crate::chain::{self, PinnedReader};
 use crate::device::Device;
 use crate::error::op_error;

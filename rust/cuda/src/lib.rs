@@ -6,7 +6,7 @@
 //!   kernels   the launch table: names and arguments
 //!   modules   which image of a kernel file the GPU runs: images (embedded), nvrtc, image_cache
 //!   device    context, stream, launches, copies
-//!   memory, arena, weight, weight_arena, kv_cache, upload    what is kept in the device's memory, and how it comes there
+//!   memory, buffer, weight, weight_arena, kv_cache, upload   what is kept in the device's memory, and how it comes there
 //!   info      what a machine has, for people
 //! ```
 //!
@@ -14,10 +14,10 @@
 //! return once they are submitted to one stream, which does them in order; [`read_rows`](rustllm_ops::Backend::read_rows)
 //! waits.
 
-mod arena;
 mod argmax;
 mod attention;
 mod backend;
+mod buffer;
 mod chain;
 mod device;
 mod driver;

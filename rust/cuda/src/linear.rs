@@ -12,14 +12,13 @@
 
 use std::sync::Arc;
 
-use rustllm_ops::{Activation, Backend, DType, Result, Tensor, Weight, WeightFormat};
+use rustllm_ops::{Activation, Backend, DType, Result, Tensor, Weight, WeightFormat, checked_size};
 
-use crate::arena::Buffer;
 use crate::backend::{CudaBackend, number_of};
+use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::gemm::{CublasLt, Product};
 use crate::kernels::{InputDense, InputInt8, RowProducts, SkinnyProducts, TiledProducts};
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix, optional_vector};
 use crate::weight::DeviceWeight;
 

@@ -1,11 +1,10 @@
 //! Log-probabilities of tokens, from logits that stay on the device.
 
-use rustllm_ops::{Error, LogprobsRequest, Result, RowLogprobs, Tensor};
+use rustllm_ops::{Error, LogprobsRequest, Result, RowLogprobs, Tensor, checked_size};
 
 use crate::backend::CudaBackend;
 use crate::device::Grid;
 use crate::kernels::{LogprobsGather, LogprobsSum};
-use crate::memory::checked_size;
 use crate::sampling::{CHUNK, SPAN};
 
 /// Most tokens that a row is asked for: `kMostLogprobs` of `cuda/logprobs.cu`.

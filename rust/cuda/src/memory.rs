@@ -39,9 +39,3 @@ impl Drop for DeviceMemory {
         let _ = self.context.bind_to_thread().and_then(|()| unsafe { result::free_sync(self.address) });
     }
 }
-
-/// The product of `sizes`.
-pub(crate) fn checked_size(sizes: &[usize], what: &'static str) -> Result<usize> {
-    let product = sizes.iter().try_fold(1usize, |product, size| product.checked_mul(*size));
-    product.filter(|bytes| isize::try_from(*bytes).is_ok()).ok_or(Error::OutOfMemory { bytes: usize::MAX, what })
-}

@@ -14,14 +14,14 @@ use std::sync::{Mutex, PoisonError};
 
 use rustllm_ops::{
     Error, Expert, ExpertGroups, GatedActivation, GroupScore, Result, Routing, RoutingParams, Scoring, Tensor, Weight,
-    WeightFormat,
+    WeightFormat, checked_size,
 };
 
 use crate::backend::{CudaBackend, number_of};
 use crate::device::Grid;
 use crate::kernels::{MoeCombine, MoeGroup, MoeProducts, Route};
 use crate::linear::{Inputs, LinearOperands, PARTS, SLAB_BYTES, THREADS, entries, pick, tile_rows, weight_slab_bytes};
-use crate::memory::{DeviceMemory, checked_size};
+use crate::memory::DeviceMemory;
 use crate::view::{Address, Matrix, optional_vector};
 use crate::weight::DeviceWeight;
 

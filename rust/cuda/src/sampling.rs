@@ -5,16 +5,15 @@
 use std::sync::Arc;
 
 use rustllm_ops::{
-    DeviceSampler, Error, Indices, LogitsEdits, LogprobsRequest, Result, RowLogprobs, SamplingRow, Tensor,
+    DeviceSampler, Error, Indices, LogitsEdits, LogprobsRequest, Result, RowLogprobs, SamplingRow, Tensor, checked_size,
 };
 
-use crate::arena::Buffer;
 use crate::backend::CudaBackend;
+use crate::buffer::Buffer;
 use crate::device::Grid;
 use crate::kernels::{SamplingDraw, SamplingScan, SamplingWeigh};
 use crate::logits;
 use crate::logprobs::{self, MAX_LOGPROBS};
-use crate::memory::checked_size;
 use crate::view::{Address, Matrix, indices};
 
 /// Logits of a chunk, of a block of the kernels that a row has several blocks of, and weights that are summed together:

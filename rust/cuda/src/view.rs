@@ -3,7 +3,7 @@
 use rustllm_ops::{Error, Indices, Result, Tensor};
 
 use crate::NAME;
-use crate::arena::Buffer;
+use crate::buffer::Buffer;
 
 /// An address in the device's memory; 0 where there is nothing.
 pub(crate) type Address = u64;

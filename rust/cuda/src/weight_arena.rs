@@ -10,10 +10,10 @@
 
 use std::sync::{Arc, Weak};
 
-use rustllm_ops::Result;
+use rustllm_ops::{Result, checked_size};
 
 use crate::device::Device;
-use crate::memory::{DeviceMemory, checked_size};
+use crate::memory::DeviceMemory;
 use crate::view::Address;
 
 /// Parts begin at multiples of this, as what the driver gives does.

@@ -1,16 +1,10 @@
 //! Attention over heads of widths that the tensor cores do not serve: row by row, in any dtype.
 
-use rustllm_cuda::{CudaBackend, CudaOptions};
-use rustllm_cuda_simulator as simulator;
+mod support;
+
 use rustllm_ops::conformance::{AttentionCase, EncoderCase};
 use rustllm_ops::{AttentionParams, KvCacheDType, ReferenceBackend};
-
-fn backend() -> CudaBackend {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        simulator::load();
-    }
-    CudaBackend::new(CudaOptions::default()).expect("a device")
-}
+use support::backend;
 
 /// As close as the conformance table asks of attention.
 fn assert_close(got: &[Vec<f32>], want: &[Vec<f32>], what: &str) {

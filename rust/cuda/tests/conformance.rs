@@ -2,26 +2,13 @@
 //!
 //! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
 
-use rustllm_cuda::{CudaBackend, CudaOptions, LAUNCHES};
+mod support;
+
+use rustllm_cuda::LAUNCHES;
 use rustllm_cuda_simulator as simulator;
-use rustllm_ops::conformance::{Case, cases, rows_of};
+use rustllm_ops::conformance::{bits, cases, rows_of};
 use rustllm_ops::{Backend, DType, HostMatrix, WeightFormat};
-
-fn on_gpu() -> bool {
-    std::env::var_os("RUSTLLM_TEST_GPU").is_some()
-}
-
-fn backend() -> CudaBackend {
-    if !on_gpu() {
-        simulator::load();
-    }
-    CudaBackend::new(CudaOptions::default()).expect("a device")
-}
-
-fn bits(case: &Case, backend: &CudaBackend) -> Vec<Vec<u32>> {
-    let rows = case.outputs(backend).unwrap_or_else(|error| panic!("{}: {error}", case.name()));
-    rows.iter().map(|row| row.iter().map(|value| value.to_bits()).collect()).collect()
-}
+use support::backend;
 
 #[test]
 fn every_op_agrees_with_the_reference() {
@@ -36,10 +23,10 @@ fn the_order_of_threads_changes_no_bit() {
     let backend = backend();
     for case in cases() {
         let mut results = simulator::SCHEDULES.map(|schedule| {
-            if !on_gpu() {
+            if !simulator::on_gpu() {
                 simulator::set_schedule(schedule);
             }
-            bits(&case, &backend)
+            bits(case.outputs(&backend).unwrap_or_else(|error| panic!("{}: {error}", case.name())))
         });
         let want = results[0].clone();
         assert!(results.iter_mut().all(|result| *result == want), "{}", case.name());

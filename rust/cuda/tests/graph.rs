@@ -1,15 +1,11 @@
 //! Recorded work does what it did when it was recorded, with the numbers it is launched with.
 
-use rustllm_cuda::{CudaBackend, CudaOptions};
+mod support;
+
+use rustllm_cuda::CudaBackend;
 use rustllm_ops::conformance::{random_tensor, random_weight, rows_of};
 use rustllm_ops::{Backend, DType, Error, Indices, NO_ROW, Result, Tensor, Weight};
-
-fn backend() -> CudaBackend {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        rustllm_cuda_simulator::load();
-    }
-    CudaBackend::new(CudaOptions::default()).expect("a device")
-}
+use support::backend;
 
 struct Model {
     table: Weight,

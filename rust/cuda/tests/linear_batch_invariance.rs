@@ -3,27 +3,21 @@
 //!
 //! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
 
-use rustllm_cuda::{CudaBackend, CudaOptions};
-use rustllm_cuda_simulator as simulator;
-use rustllm_ops::conformance::{FORMATS, numbers, random_tensor, random_weight, rows_of};
+mod support;
+
+use rustllm_cuda::CudaBackend;
+use rustllm_ops::conformance::{FORMATS, bits, numbers, random_tensor, random_weight, rows_of};
 use rustllm_ops::{Activation, Backend, Result, Tensor};
+use support::deterministic_backend;
 
 const ROWS: usize = 130;
-
-fn backend() -> CudaBackend {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        simulator::load();
-    }
-    CudaBackend::new(CudaOptions { deterministic: true, ..CudaOptions::default() }).expect("a device")
-}
 
 /// Runs an op on all rows, and on runs of them around the sizes of skinny blocks and of tiles: all bits must be equal.
 fn check(name: &str, backend: &CudaBackend, cols: usize, op: impl Fn(&Tensor) -> Result<Tensor>) {
     let all = numbers(ROWS * cols, 99);
-    let run = |first: usize, rows: usize| -> Vec<Vec<u32>> {
+    let run = |first: usize, rows: usize| {
         let x = backend.tensor(&all[first * cols..(first + rows) * cols], rows, cols).expect("memory");
-        let result = rows_of(backend, &op(&x).expect("the op works")).expect("rows");
-        result.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+        bits(rows_of(backend, &op(&x).expect("the op works")).expect("rows"))
     };
     let together = run(0, ROWS);
     for (first, rows) in [(0, 1), (77, 1), (129, 1), (1, 2), (64, 8), (30, 9), (100, 16), (5, 17), (66, 64), (3, 65)] {
@@ -33,7 +27,7 @@ fn check(name: &str, backend: &CudaBackend, cols: usize, op: impl Fn(&Tensor) ->
 
 #[test]
 fn linear() {
-    let backend = backend();
+    let backend = deterministic_backend();
     for format in FORMATS {
         for (k, n) in [(1, 3), (515, 70), (1040, 33), (200, 260)] {
             let weight = random_weight(&backend, n, k, format, 1).expect("memory");
@@ -45,7 +39,7 @@ fn linear() {
 
 #[test]
 fn fused_linear() {
-    let backend = backend();
+    let backend = deterministic_backend();
     for format in FORMATS {
         for (k, n) in [(515, 48), (130, 23)] {
             let weight = random_weight(&backend, 2 * n, k, format, 1).expect("memory");

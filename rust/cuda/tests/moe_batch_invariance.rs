@@ -2,29 +2,23 @@
 //!
 //! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
 
-use rustllm_cuda::{CudaBackend, CudaOptions};
-use rustllm_cuda_simulator as simulator;
-use rustllm_ops::conformance::{MoeCase, moe_table, numbers, rows_of};
+mod support;
+
+use rustllm_cuda::CudaBackend;
+use rustllm_ops::conformance::{MoeCase, bits, moe_table, numbers, rows_of};
 use rustllm_ops::{Backend, ExpertGroups, GroupScore, Result, Routing, RoutingParams, Scoring, Tensor};
+use support::deterministic_backend;
 
 type Op<'a> = Box<dyn Fn(&Tensor, usize) -> Result<Tensor> + 'a>;
-
-fn backend() -> CudaBackend {
-    if std::env::var_os("RUSTLLM_TEST_GPU").is_none() {
-        simulator::load();
-    }
-    CudaBackend::new(CudaOptions { deterministic: true, ..CudaOptions::default() }).expect("a device")
-}
 
 /// Runs an op on batches of several sizes and on some of their rows alone: all bits must be equal. The op is given the place
 /// of its first row.
 fn check(name: &str, backend: &CudaBackend, cols: usize, op: &Op<'_>) {
     const ROWS: usize = 20;
     let all = numbers(ROWS * cols, 99);
-    let run = |first: usize, rows: usize| -> Vec<Vec<u32>> {
+    let run = |first: usize, rows: usize| {
         let x = backend.tensor(&all[first * cols..(first + rows) * cols], rows, cols).expect("memory");
-        let result = rows_of(backend, &op(&x, first).expect("the op works")).expect("rows");
-        result.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+        bits(rows_of(backend, &op(&x, first).expect("the op works")).expect("rows"))
     };
     let alone: Vec<_> = (0..ROWS).flat_map(|row| run(row, 1)).collect();
     // Batches around the sizes of tiles.
@@ -36,7 +30,7 @@ fn check(name: &str, backend: &CudaBackend, cols: usize, op: &Op<'_>) {
 
 #[test]
 fn moe_does_not_depend_on_which_rows_share_an_expert() {
-    let backend = backend();
+    let backend = deterministic_backend();
     for case in moe_table().iter().filter(|case| case.rows < 100) {
         let experts = case.load(&backend).expect("memory");
         let op = |x: &Tensor, first: usize| -> Result<Tensor> {
@@ -49,7 +43,7 @@ fn moe_does_not_depend_on_which_rows_share_an_expert() {
 
 #[test]
 fn routing() {
-    let backend = backend();
+    let backend = deterministic_backend();
     let groups = ExpertGroups { num_groups: 4, topk_group: 2, score: GroupScore::TwoBest };
     let params = RoutingParams {
         top_k: 6,
@@ -64,7 +58,7 @@ fn routing() {
 
 #[test]
 fn experts_there_are_not_spoil_their_row_alone() {
-    let backend = backend();
+    let backend = deterministic_backend();
     let case = MoeCase { rows: 4, ..moe_table()[0] };
     let experts = case.load(&backend).expect("memory");
     let x = backend.tensor(&numbers(4 * case.sizes.0, 7), 4, case.sizes.0).expect("memory");

@@ -2,25 +2,17 @@
 //!
 //! The device is the simulator; with `RUSTLLM_TEST_GPU=1` it is the machine's GPU.
 
-use rustllm_cuda::{CudaBackend, CudaOptions};
+mod support;
+
+use rustllm_cuda::CudaBackend;
 use rustllm_cuda_simulator as simulator;
 use rustllm_ops::conformance::{numbers, rows_of};
 use rustllm_ops::{
     Backend, DeviceSampler, Error, Indices, LogitsEdits, LogprobsRequest, Penalties, SamplingRow, Tensor,
 };
+use support::backend;
 
 const INFINITY: f32 = f32::INFINITY;
-
-fn on_gpu() -> bool {
-    std::env::var_os("RUSTLLM_TEST_GPU").is_some()
-}
-
-fn backend() -> CudaBackend {
-    if !on_gpu() {
-        simulator::load();
-    }
-    CudaBackend::new(CudaOptions::default()).expect("a device")
-}
 
 /// Rows of logits from -8 to 8, in steps of an eighth where `coarse`, so that many are equal.
 fn logits(rows: usize, vocab_size: usize, coarse: bool) -> Vec<f32> {
@@ -126,7 +118,7 @@ fn a_token_depends_neither_on_other_rows_nor_on_the_order_of_threads() {
     let logits = logits(rows.len(), vocab_size, false);
     let together = drawn(&backend, &backend.tensor(&logits, rows.len(), vocab_size).expect("memory"), &rows);
     for schedule in simulator::SCHEDULES {
-        if !on_gpu() {
+        if !simulator::on_gpu() {
             simulator::set_schedule(schedule);
         }
         for (i, row) in logits.chunks(vocab_size).enumerate() {

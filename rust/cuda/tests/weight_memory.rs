@@ -2,6 +2,8 @@
 //!
 //! The device is the simulator, whose memory nobody else takes: one test alone.
 
+#![allow(clippy::unwrap_used, reason = "a test's panic is its report")]
+
 use rustllm_cuda::{CudaBackend, CudaOptions};
 use rustllm_ops::conformance::rows_of;
 use rustllm_ops::{Backend, DType, HostMatrix, Weight, WeightFormat};

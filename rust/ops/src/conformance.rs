@@ -5,15 +5,16 @@
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
 mod attention;
+mod elementwise;
 mod encoder;
+mod linear;
 mod lm_head;
 mod moe;
+mod norm;
 
 use std::fmt;
 
-use crate::{
-    Activation, Backend, DType, Error, HostMatrix, ReferenceBackend, Result, RopeTable, Tensor, Weight, WeightFormat,
-};
+use crate::{Backend, DType, Error, HostMatrix, ReferenceBackend, Result, Tensor, Weight, WeightFormat};
 
 pub use attention::{AttentionCase, attention_table};
 pub use encoder::{DistanceCase, EncoderCase, encoder_table};
@@ -133,12 +134,12 @@ impl Case {
 /// All cases.
 pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    linear_cases(&mut cases);
-    fused_linear_cases(&mut cases);
-    embedding_cases(&mut cases);
-    norm_cases(&mut cases);
-    elementwise_cases(&mut cases);
-    rotary_cases(&mut cases);
+    linear::linear_cases(&mut cases);
+    linear::fused_linear_cases(&mut cases);
+    linear::embedding_cases(&mut cases);
+    norm::cases(&mut cases);
+    elementwise::cases(&mut cases);
+    elementwise::rotary_cases(&mut cases);
     attention::attention_cases(&mut cases);
     moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
@@ -183,6 +184,11 @@ pub fn random_tensor(backend: &dyn Backend, rows: usize, cols: usize, seed: u64)
     backend.tensor(&numbers(rows * cols, seed), rows, cols)
 }
 
+/// The bits of rows, for tests that compare them.
+pub fn bits(rows: Vec<Vec<f32>>) -> Vec<Vec<u32>> {
+    rows.into_iter().map(|row| row.into_iter().map(f32::to_bits).collect()).collect()
+}
+
 /// The rows of a tensor.
 ///
 /// # Errors
@@ -191,216 +197,6 @@ pub fn rows_of(backend: &dyn Backend, x: &Tensor) -> Result<Vec<Vec<f32>>> {
     let mut rows = Vec::new();
     backend.read_rows(x, &mut |_, values| rows.push(values.to_vec()))?;
     Ok(rows)
-}
-
-fn linear_cases(cases: &mut Vec<Case>) {
-    let shapes = [
-        // rows, in_features, out_features
-        (1, 1, 1),
-        (1, 64, 48),
-        (1, 333, 129),
-        (2, 33, 17),
-        (3, 16, 65),
-        (5, 70, 80),
-        (7, 129, 31),
-        (8, 64, 64),
-        (16, 100, 50),
-        (17, 1027, 40),
-        (33, 48, 130),
-        (64, 515, 33),
-        (130, 77, 200),
-        (130, 1030, 16),
-    ];
-    for format in FORMATS {
-        for (rows, k, n) in shapes {
-            // Sums of k products of numbers below 1 in another order: each addition rounds by at most 2^-24 of a partial sum
-            // that is typically sqrt(k), and the roundings add up as a random walk. Eight times that.
-            let tolerance = 8.0 * (k as f32) * 2f32.powi(-24);
-            for bias in [false, true] {
-                let name = format!("linear {format} [{rows}, {k}] x [{n}, {k}]{}", if bias { " + bias" } else { "" });
-                cases.push(Case::new(name, tolerance.max(1e-6), move |backend| {
-                    // A view that starts and ends inside its storage.
-                    let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
-                    let weight = random_weight(backend, n, k, format, 2)?;
-                    let bias = bias.then(|| random_tensor(backend, 1, n, 3)).transpose()?;
-                    rows_of(backend, &backend.linear(&x, &weight, bias.as_ref())?)
-                }));
-            }
-        }
-    }
-}
-
-fn fused_linear_cases(cases: &mut Vec<Case>) {
-    // Widths of gate and up that are whole vectors, and one that is not; rows of one register tile, of several and of several tasks.
-    let shapes = [(1, 64, 16), (6, 333, 48), (8, 70, 23), (24, 129, 80), (300, 40, 272)];
-    for format in FORMATS {
-        for (rows, k, n) in shapes {
-            // As `linear`'s, of two factors, one of which an activation has passed.
-            let tolerance = 16.0 * (k as f32) * 2f32.powi(-24);
-            for bias in [false, true] {
-                let bias_name = if bias { " + bias" } else { "" };
-                let name = |op| format!("{op} {format} [{rows}, {k}] x [2 x {n}, {k}]{bias_name}");
-                let inputs = move |backend: &dyn Backend| -> Result<(Tensor, Weight, Option<Tensor>)> {
-                    let x = random_tensor(backend, rows, k + 8, 1)?.columns(5, k)?;
-                    let weight = random_weight(backend, 2 * n, k, format, 2)?;
-                    Ok((x, weight, bias.then(|| random_tensor(backend, 1, 2 * n, 3)).transpose()?))
-                };
-                let tolerance = tolerance.max(2e-6);
-                cases.push(Case::new(name("gated_linear"), tolerance, move |backend| {
-                    let (x, weight, bias) = inputs(backend)?;
-                    rows_of(backend, &backend.gated_linear(&x, &weight, bias.as_ref(), Activation::Silu)?)
-                }));
-                cases.push(Case::new(name("activated_linear"), tolerance, move |backend| {
-                    let (x, weight, bias) = inputs(backend)?;
-                    rows_of(backend, &backend.activated_linear(&x, &weight, bias.as_ref(), Activation::Gelu)?)
-                }));
-            }
-        }
-    }
-}
-
-fn embedding_cases(cases: &mut Vec<Case>) {
-    for format in FORMATS {
-        for (rows, cols, count) in [(1, 1, 1), (50, 33, 7), (100, 64, 130)] {
-            let name = format!("embedding {format} {count} of [{rows}, {cols}]");
-            cases.push(Case::new(name, 0.0, move |backend| {
-                let table = random_weight(backend, rows, cols, format, 4)?;
-                let ids = backend.indices((0..count).map(|i| (i * 37 % rows) as u32).collect())?;
-                rows_of(backend, &backend.embedding(&ids, &table)?)
-            }));
-        }
-    }
-    cases.push(Case::new("gather_rows".into(), 0.0, |backend| {
-        let x = random_tensor(backend, 9, 40, 5)?.columns(3, 33)?;
-        let rows = backend.indices(vec![8, 0, 3, 3, 7])?;
-        rows_of(backend, &backend.gather_rows(&x, &rows)?)
-    }));
-}
-
-fn norm_cases(cases: &mut Vec<Case>) {
-    // Sums of up to a few thousand squares in another order, then a square root: a few units in the last place.
-    let tolerance = 4e-6;
-    let eps = 1e-5;
-    for (rows, cols) in [(1, 1), (1, 64), (2, 100), (3, 4097), (17, 33), (130, 16)] {
-        cases.push(Case::new(format!("rms_norm [{rows}, {cols}]"), tolerance, move |backend| {
-            let x = random_tensor(backend, rows, cols + 3, 6)?.columns(3, cols)?;
-            let weight = random_tensor(backend, 1, cols, 7)?;
-            rows_of(backend, &backend.rms_norm(&x, &weight, eps)?)
-        }));
-        cases.push(Case::new(format!("add_rms_norm [{rows}, {cols}]"), tolerance, move |backend| {
-            let x = random_tensor(backend, rows, cols, 6)?;
-            let mut residual = random_tensor(backend, rows, cols, 8)?;
-            let weight = random_tensor(backend, 1, cols, 7)?;
-            let normed = backend.add_rms_norm(&x, &mut residual, &weight, eps)?;
-            Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
-        }));
-        for bias in [false, true] {
-            let name = format!("layer_norm [{rows}, {cols}], bias {bias}");
-            cases.push(Case::new(name, tolerance, move |backend| {
-                let x = random_tensor(backend, rows, cols, 9)?;
-                let weight = random_tensor(backend, 1, cols, 10)?;
-                let bias = bias.then(|| random_tensor(backend, 1, cols, 11)).transpose()?;
-                rows_of(backend, &backend.layer_norm(&x, &weight, bias.as_ref(), eps)?)
-            }));
-        }
-        cases.push(Case::new(format!("add_layer_norm [{rows}, {cols}]"), tolerance, move |backend| {
-            let x = random_tensor(backend, rows, cols, 9)?;
-            let mut residual = random_tensor(backend, rows, cols, 8)?;
-            let (weight, bias) = (random_tensor(backend, 1, cols, 10)?, random_tensor(backend, 1, cols, 11)?);
-            let normed = backend.add_layer_norm(&x, &mut residual, &weight, Some(&bias), eps)?;
-            Ok([rows_of(backend, &normed)?, rows_of(backend, &residual)?].concat())
-        }));
-    }
-    for bias in [false, true] {
-        let name = format!("layer_norm of each head, [5, 4 x 40], bias {bias}");
-        cases.push(Case::new(name, tolerance, move |backend| {
-            let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
-            let (weight, shift) = (random_tensor(backend, 4, 40, 13)?, random_tensor(backend, 4, 40, 14)?);
-            rows_of(backend, &backend.layer_norm(&x, &weight, bias.then_some(&shift), eps)?)
-        }));
-    }
-    cases.push(Case::new("rms_norm of each head, [5, 4 x 40]".into(), tolerance, move |backend| {
-        let x = random_tensor(backend, 5, 200, 12)?.columns(20, 160)?;
-        rows_of(backend, &backend.rms_norm(&x, &random_tensor(backend, 1, 40, 13)?, eps)?)
-    }));
-}
-
-fn elementwise_cases(cases: &mut Vec<Case>) {
-    // Polynomials for exp and erfc, good to 2e-7 of a value, and the reference's own rounding.
-    let tolerance = 2e-6;
-    for activation in [
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::GeluTanh,
-        Activation::Relu,
-        Activation::ReluSquared,
-        Activation::Tanh,
-    ] {
-        for (rows, cols) in [(1, 2), (3, 34), (17, 1030)] {
-            cases.push(Case::new(format!("{activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
-                rows_of(backend, &backend.activation(&spread(backend, rows, cols)?, activation)?)
-            }));
-            cases.push(Case::new(format!("gated {activation:?} [{rows}, {cols}]"), tolerance, move |backend| {
-                rows_of(backend, &backend.gated_activation(&spread(backend, rows, cols)?, activation)?)
-            }));
-        }
-    }
-    for (rows, cols) in [(1, 1), (5, 33), (130, 300)] {
-        cases.push(Case::new(format!("scale [{rows}, {cols}]"), 0.0, move |backend| {
-            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
-            backend.scale(&mut x, 0.22)?;
-            rows_of(backend, &x)
-        }));
-        cases.push(Case::new(format!("clamp [{rows}, {cols}]"), 0.0, move |backend| {
-            let mut x = random_tensor(backend, rows, cols + 1, 15)?.columns(1, cols)?;
-            backend.clamp(&mut x, 0.4)?;
-            rows_of(backend, &x)
-        }));
-        cases.push(Case::new(format!("soft_cap [{rows}, {cols}]"), tolerance, move |backend| {
-            let mut x = spread(backend, rows, cols)?;
-            backend.soft_cap(&mut x, 5.0)?;
-            rows_of(backend, &x)
-        }));
-        cases.push(Case::new(format!("add_assign [{rows}, {cols}]"), 0.0, move |backend| {
-            let mut x = random_tensor(backend, rows, cols, 15)?;
-            backend.add_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
-            rows_of(backend, &x)
-        }));
-        cases.push(Case::new(format!("mul_assign [{rows}, {cols}]"), 0.0, move |backend| {
-            let mut x = random_tensor(backend, rows, cols, 15)?;
-            backend.mul_assign(&mut x, &random_tensor(backend, rows, cols + 1, 16)?.columns(1, cols)?)?;
-            rows_of(backend, &x)
-        }));
-    }
-}
-
-/// Numbers from -12 to 12, where activations go from nothing to all.
-fn spread(backend: &dyn Backend, rows: usize, cols: usize) -> Result<Tensor> {
-    let values: Vec<f32> = numbers(rows * cols, 14).iter().map(|v| 12.0 * v).collect();
-    backend.tensor(&values, rows, cols)
-}
-
-fn rotary_cases(cases: &mut Vec<Case>) {
-    for (heads, head_dim, width) in [(1, 1, 1), (3, 24, 8), (5, 40, 40)] {
-        cases.push(Case::new(format!("fill_heads {heads} of {head_dim} with {width}"), 0.0, move |backend| {
-            let mut x = random_tensor(backend, 7, heads * head_dim + 3, 70)?.columns(2, heads * head_dim)?;
-            let part = random_tensor(backend, 7, width + 1, 71)?.columns(1, width)?;
-            backend.fill_heads(&mut x, &part, head_dim)?;
-            rows_of(backend, &x)
-        }));
-    }
-    for (heads, head_dim, rotary_dim) in [(1, 2, 2), (3, 40, 40), (2, 64, 64), (4, 80, 32), (2, 96, 96)] {
-        // Two products and a sum a value, fused or not.
-        let name = format!("rotary {heads} heads of {head_dim}, {rotary_dim} rotated");
-        cases.push(Case::new(name, 1e-6, move |backend| {
-            let rope = RopeTable::unscaled(backend, 600, rotary_dim, 10_000.0)?;
-            // Keys inside a fused projection: what lies beside them must stay.
-            let x = random_tensor(backend, 5, heads * head_dim + 7, 17)?;
-            let mut keys = x.columns(4, heads * head_dim)?;
-            backend.rotary(&mut keys, &rope, &backend.indices(vec![0, 1, 17, 599, 3])?, head_dim)?;
-            rows_of(backend, &keys)
-        }));
-    }
 }
 
 #[cfg(test)]

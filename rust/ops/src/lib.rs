@@ -8,6 +8,7 @@
 //!
 //! Everything here is device-neutral: a [`Tensor`] is a view of storage that only its backend can look into.
 
+mod arena;
 mod attention;
 mod backend;
 pub mod check;
@@ -26,6 +27,7 @@ mod sampling;
 mod tensor;
 mod weight;
 
+pub use arena::{Arena, checked_size};
 pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, GroupMetadata};
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;

@@ -24,10 +24,10 @@ mod rows;
 
 use std::any::Any;
 
-use rustllm_ops::{DType, HostMatrix, Result, Storage, WeightFormat};
+use rustllm_ops::{DType, HostMatrix, Result, Storage, WeightFormat, checked_size};
 
 use crate::kernels::Kernels;
-use crate::memory::{AlignedBytes, checked_size};
+use crate::memory::AlignedBytes;
 use crate::simd::LANES;
 
 pub(crate) use rows::{decode_row, quantize_int4, quantize_int8, split_pairs, transpose_words};

@@ -1,5 +1,7 @@
 //! Causal attention over a paged cache.
 
+use std::ops::Range;
+
 use super::{Case, numbers, random_tensor, rows_of};
 use crate::{
     AttentionMetadata, AttentionParams, Backend, GroupMetadata, KvCacheDType, KvCacheGroup, KvCacheKind, KvCacheSpec,
@@ -142,6 +144,65 @@ impl AttentionCase {
         backend.write_kv(&self.kv(backend, &step, 1)?, &self.kv(backend, &step, 2)?, layer, &step)?;
         let q = Self::per_token(backend, &step, self.shape.num_heads * self.shape.head_dim, 3)?;
         rows_of(backend, &backend.attention(&q, layer, &step, &self.params(backend)?)?)
+    }
+
+    /// The rows that sequence `seq` has among the [`outputs`](Self::outputs), and the same sequence in a batch where the others
+    /// have one token: of its outputs, those rows are from `seq` on.
+    pub fn alone(&self, seq: usize) -> (Range<usize>, Self) {
+        let first = self.seqs[..seq].iter().map(|(_, new)| new).sum();
+        let mut seqs = vec![(0, 1); self.seqs.len()];
+        seqs[seq] = self.seqs[seq];
+        (first..first + seqs[seq].1, Self { seqs, ..self.clone() })
+    }
+
+    /// Writes and attends to a sequence of its own, chunk after chunk of so many tokens, in the blocks of `table`.
+    ///
+    /// # Errors
+    /// What an op fails with.
+    pub fn in_chunks(&self, backend: &dyn Backend, chunks: &[usize], table: &[u32]) -> Result<Vec<Vec<f32>>> {
+        let AttentionParams { num_heads, num_kv_heads, head_dim, sliding_window, .. } = self.shape;
+        let spec = KvCacheSpec {
+            groups: KvCacheGroup::cut(&[KvCacheKind { sliding_window, num_kv_heads, head_dim }]),
+            block_size: self.block_size,
+            num_blocks: table.iter().max().map_or(0, |last| *last as usize + 1),
+            dtype: self.dtype,
+        };
+        let cache = backend.alloc_kv_cache(&spec)?;
+        let (len, kv, q) = (chunks.iter().sum::<usize>(), num_kv_heads * head_dim, num_heads * head_dim);
+        let (keys, values, queries) = (numbers(len * kv, 1), numbers(len * kv, 2), numbers(len * q, 3));
+        let params = self.params(backend)?;
+        let mut rows = Vec::new();
+        let mut start = 0;
+        for chunk in chunks {
+            let end = start + chunk;
+            let metadata = self.chunk_metadata(backend, start..end, table)?;
+            let part =
+                |values: &[f32], width: usize| backend.tensor(&values[start * width..end * width], *chunk, width);
+            backend.write_kv(&part(&keys, kv)?, &part(&values, kv)?, cache.layer(0), &metadata)?;
+            rows.extend(rows_of(
+                backend,
+                &backend.attention(&part(&queries, q)?, cache.layer(0), &metadata, &params)?,
+            )?);
+            start = end;
+        }
+        Ok(rows)
+    }
+
+    /// The metadata of a step that has these tokens of one sequence.
+    fn chunk_metadata(&self, backend: &dyn Backend, tokens: Range<usize>, table: &[u32]) -> Result<AttentionMetadata> {
+        let slot = |p: usize| table[p / self.block_size] * self.block_size as u32 + (p % self.block_size) as u32;
+        let mut seen = table.to_vec();
+        seen[..self.first_seen(tokens.start) / self.block_size].fill(u32::MAX);
+        Ok(AttentionMetadata {
+            positions: backend.indices((tokens.start as u32..tokens.end as u32).collect())?,
+            query_start_loc: backend.indices(vec![0, tokens.len() as u32])?,
+            seq_lens: backend.indices(vec![tokens.end as u32])?,
+            groups: vec![GroupMetadata {
+                slot_mapping: backend.indices(tokens.map(slot).collect())?,
+                block_table: backend.indices(seen)?,
+                max_blocks_per_seq: table.len(),
+            }],
+        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! Attention among the rows of each sequence.
 
+use std::ops::Range;
+
 use super::{Case, numbers, random_tensor, rows_of};
 use crate::{Backend, DisentangledParams, EncoderAttentionParams, Result};
 
@@ -91,6 +93,15 @@ impl EncoderCase {
         let (q, k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
         let v = qkv.columns(q_size + kv_size, kv_size)?;
         rows_of(backend, &backend.encoder_attention(&q, &k, &v, &starts, &self.params(backend)?)?)
+    }
+
+    /// The rows that sequence `seq` has among the [`outputs`](Self::outputs), and the same sequence in a batch where the others
+    /// have none.
+    pub fn alone(&self, seq: usize) -> (Range<usize>, Self) {
+        let first = self.seqs[..seq].iter().sum();
+        let mut seqs = vec![0; self.seqs.len()];
+        seqs[seq] = self.seqs[seq];
+        (first..first + seqs[seq], Self { seqs, ..self.clone() })
     }
 }
 

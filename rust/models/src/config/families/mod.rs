@@ -37,8 +37,10 @@ mod starcoder2;
 use rustllm_ops::{Activation, DType};
 use serde_json::Value;
 
+use super::encoder::{Biases, EncoderConfig, Positions, SharedLayers};
 use super::fields::Fields;
 use super::{AttentionConfig, BlockKind, FeedForwardConfig, LayerConfig, Multipliers, NormConfig};
+use crate::pooler::Reduction;
 use crate::{LoadError, ModelConfig};
 pub(crate) use albert::albert;
 pub(crate) use bert::{bert, electra, roberta};
@@ -187,6 +189,48 @@ impl Decoder {
             fp8: None,
             dtype: dtype(fields)?,
             eos_token_ids: fields.token_ids("eos_token_id")?,
+        })
+    }
+}
+
+/// The names of an encoder's sizes.
+struct EncoderSizes {
+    hidden: &'static str,
+    layers: &'static str,
+    heads: &'static str,
+    positions: &'static str,
+}
+
+impl EncoderSizes {
+    /// Reads them, and what all families read alike: BERT without segments, with the defaults of its other fields.
+    fn read(&self, fields: &Fields) -> Result<EncoderConfig> {
+        let hidden_size = fields.size(self.hidden, 1..=MAX_WIDTH)?;
+        let num_layers = fields.size(self.layers, 1..=MAX_LAYERS)?;
+        let num_heads = fields.size(self.heads, 1..=MAX_HEADS)?;
+        let positions = fields.size(self.positions, 1..=MAX_POSITIONS)?;
+        Ok(EncoderConfig {
+            vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
+            embedding_size: hidden_size,
+            hidden_size,
+            intermediate_size: 4 * hidden_size,
+            num_layers,
+            num_heads,
+            head_dim: divide(fields, self.hidden, hidden_size, self.heads, num_heads)?,
+            hidden_act: Activation::Gelu,
+            norm_eps: 1e-12,
+            positions: Some(Positions::Absolute),
+            max_position_embeddings: positions,
+            type_vocab_size: 0,
+            rope: None,
+            distances: None,
+            convolution: None,
+            local: None,
+            shared: SharedLayers { groups: num_layers, layers: 1 },
+            biases: Biases::ALL,
+            classifier_pooling: Reduction::Cls,
+            classifier_act: Activation::Tanh,
+            max_model_len: positions,
+            dtype: dtype(fields)?,
         })
     }
 }

@@ -1,14 +1,16 @@
 //! NomicBERT's field names: its own, which came with the first checkpoints, or transformers' BERT-like ones.
 
+use rustllm_ops::Activation;
+
 use super::bert::bert;
-use super::{
-    MAX_HEADS, MAX_LAYERS, MAX_POSITIONS, MAX_TYPES, MAX_VOCAB, MAX_WIDTH, Result, activation, divide, dtype, epsilon,
-    refuse_unless_neutral,
-};
-use crate::config::encoder::{Biases, EncoderConfig, SharedLayers};
+use super::{EncoderSizes, MAX_POSITIONS, MAX_TYPES, MAX_WIDTH, Result, activation, epsilon, refuse_unless_neutral};
+use crate::config::encoder::{Biases, EncoderConfig};
 use crate::config::fields::Fields;
 use crate::config::rope::RopeFamily;
-use crate::pooler::Reduction;
+
+/// The names of the first checkpoints.
+const ORIGINAL_SIZES: EncoderSizes =
+    EncoderSizes { hidden: "n_embd", layers: "n_layer", heads: "n_head", positions: "n_positions" };
 
 /// The base of its rotary frequencies.
 const THETA: f64 = 1000.0;
@@ -51,39 +53,23 @@ fn original(fields: &Fields, architecture: &str) -> Result<EncoderConfig> {
         let name = if fraction == 1.0 { "activation_function" } else { "rotary_emb_fraction" };
         return Err(fields.unsupported(name, architecture));
     }
-    let hidden_size = fields.size("n_embd", 1..=MAX_WIDTH)?;
-    let num_layers = fields.size("n_layer", 1..=MAX_LAYERS)?;
-    let num_heads = fields.size("n_head", 1..=MAX_HEADS)?;
-    let head_dim = divide(fields, "n_embd", hidden_size, "n_head", num_heads)?;
-    let positions = fields.size("n_positions", 1..=MAX_POSITIONS)?;
+    let config = ORIGINAL_SIZES.read(fields)?;
     let theta = fields.positive("rotary_emb_base", THETA)?;
+    let positions = config.max_position_embeddings;
     let trained = fields.optional_size("max_trained_positions", 1..=MAX_POSITIONS)?.unwrap_or(positions);
     Ok(EncoderConfig {
-        vocab_size: fields.size("vocab_size", 1..=MAX_VOCAB)?,
-        embedding_size: hidden_size,
-        hidden_size,
-        intermediate_size: fields.optional_size("n_inner", 1..=MAX_WIDTH)?.unwrap_or(4 * hidden_size),
-        num_layers,
-        num_heads,
-        head_dim,
-        hidden_act: rustllm_ops::Activation::Silu,
+        intermediate_size: fields.optional_size("n_inner", 1..=MAX_WIDTH)?.unwrap_or(4 * config.hidden_size),
+        hidden_act: Activation::Silu,
         norm_eps: epsilon(fields, "layer_norm_epsilon", 1e-12)?,
         positions: None,
-        max_position_embeddings: positions,
         type_vocab_size: fields.optional_size("type_vocab_size", 1..=MAX_TYPES)?.unwrap_or(2),
-        rope: Some(RopeFamily { theta, ..RopeFamily::new(head_dim) }.read(fields, architecture)?),
-        distances: None,
-        convolution: None,
-        local: None,
-        shared: SharedLayers { groups: num_layers, layers: 1 },
+        rope: Some(RopeFamily { theta, ..RopeFamily::new(config.head_dim) }.read(fields, architecture)?),
         biases: Biases {
             attention: fields.flag("qkv_proj_bias", true)?,
             mlp: fields.flag("mlp_fc1_bias", true)?,
             ..Biases::ALL
         },
-        classifier_pooling: Reduction::Cls,
-        classifier_act: rustllm_ops::Activation::Tanh,
         max_model_len: positions.min(trained),
-        dtype: dtype(fields)?,
+        ..config
     })
 }

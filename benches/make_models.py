@@ -1,10 +1,11 @@
-"""Make the models the engines are compared with: real shapes, random weights, nothing downloaded.
+"""Make the models that engines are measured with: real shapes, random weights, nothing downloaded.
 
-    python make_models.py WORK            both models, into WORK/models
-    python make_models.py WORK M2
+    python make_models.py FOLDER qwen2.5-0.5b-shape llama-3.2-1b-shape
+    python make_models.py FOLDER llama-3.1-8b-shape --no-tokenizer
 
-Needs numpy and tokenizers only. The weights are gaussian (standard deviation 0.02, norms 1): for
-speed, shapes and dtypes are all that counts.
+Each is a folder in FOLDER, with config.json, model.safetensors and a tokenizer. Needs numpy, and
+tokenizers for those. The weights are gaussian (standard deviation 0.02, norms 1) and repeat every
+16 million: for speed, shapes and dtypes are all that counts.
 """
 
 from __future__ import annotations
@@ -15,15 +16,15 @@ import struct
 import sysconfig
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from engines import FOLDERS
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 CONFIGS: Final[dict[str, dict[str, Any]]] = {
-    "M1": {
+    "qwen2.5-0.5b-shape": {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
         "hidden_size": 896,
@@ -37,8 +38,9 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
         "rope_theta": 1000000.0,
         "use_sliding_window": False,
         "attention_dropout": 0.0,
+        "tie_word_embeddings": True,
     },
-    "M2": {
+    "llama-3.2-1b-shape": {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "hidden_size": 2048,
@@ -53,13 +55,31 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
         "rope_theta": 500000.0,
         "attention_bias": False,
         "mlp_bias": False,
+        "tie_word_embeddings": True,
+    },
+    "llama-3.1-8b-shape": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "head_dim": 128,
+        "vocab_size": 128256,
+        "max_position_embeddings": 131072,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
     },
 }
+"""What the models' config.json say, by the names of their folders."""
 
 SHARED: Final[dict[str, Any]] = {
     "hidden_act": "silu",
     "initializer_range": 0.02,
-    "tie_word_embeddings": True,
     "torch_dtype": "bfloat16",
     "bos_token_id": 0,
     "eos_token_id": 0,
@@ -97,6 +117,8 @@ def tensor_shapes(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]
         yield f"{layer}.input_layernorm.weight", (hidden,)
         yield f"{layer}.post_attention_layernorm.weight", (hidden,)
     yield "model.norm.weight", (hidden,)
+    if not config["tie_word_embeddings"]:
+        yield "lm_head.weight", (config["vocab_size"], hidden)
 
 
 def bfloat16_bytes(values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
@@ -106,17 +128,14 @@ def bfloat16_bytes(values: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
     return (bits >> np.uint32(16)).astype("<u2").tobytes()
 
 
-def tensor_bytes(name: str, shape: tuple[int, ...], random: np.random.Generator) -> bytes:
-    """Random weights, ones for a norm, zeros for a bias."""
-    if name.endswith("norm.weight"):
-        return bfloat16_bytes(np.ones(shape, dtype=np.float32))
-    if name.endswith(".bias"):
-        return bfloat16_bytes(np.zeros(shape, dtype=np.float32))
-    return bfloat16_bytes(random.standard_normal(shape, dtype=np.float32) * np.float32(0.02))
+def values(length: int, deviation: float, mean: float) -> bytes:
+    """Gaussian numbers in bfloat16."""
+    noise = np.random.default_rng(0).standard_normal(length, dtype=np.float32)
+    return bfloat16_bytes(noise * np.float32(deviation) + np.float32(mean))
 
 
 def write_safetensors(path: Path, config: dict[str, Any]) -> int:
-    """Writes the checkpoint a tensor at a time, so that it never is in memory whole.
+    """Writes the checkpoint piece by piece, so that it never is in memory whole.
 
     Returns:
         The number of parameters.
@@ -129,11 +148,15 @@ def write_safetensors(path: Path, config: dict[str, Any]) -> int:
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    random = np.random.default_rng(0)
+    norms, biases, weights = values(1 << 16, 0.0, 1.0), bytes(1 << 17), values(1 << 24, 0.02, 0.0)
     with path.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
-            file.write(tensor_bytes(name, shape, random))
+            is_norm, is_bias = name.endswith("norm.weight"), name.endswith(".bias")
+            source = norms if is_norm else biases if is_bias else weights
+            left = 2 * int(np.prod(shape))
+            while left > 0:
+                left -= file.write(source[:left])
     return end // 2
 
 
@@ -152,6 +175,8 @@ def corpus() -> Iterator[str]:
 
 def make_tokenizer() -> Tokenizer:
     """A byte-level BPE tokenizer."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -175,39 +200,44 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def make_model(folder: Path, config: dict[str, Any], tokenizer: Tokenizer) -> int:
-    """Makes one model's folder and returns its number of parameters."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
-    write_json(folder / "config.json", {**config, **SHARED, "rope_parameters": rope})
-    ids = {f"{name}_token_id": 0 for name in ("bos", "eos", "pad")}
-    write_json(folder / "generation_config.json", ids)
+def write_tokenizer(folder: Path, tokenizer: Tokenizer, length: int) -> None:
+    """Writes the tokenizer's files, for prompts of up to `length` tokens."""
     tokenizer.save(str(folder / "tokenizer.json"))
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
         **{f"{name}_token": END for name in ("bos", "eos", "pad")},
         "add_bos_token": False,
         "clean_up_tokenization_spaces": False,
-        "model_max_length": config["max_position_embeddings"],
+        "model_max_length": length,
         "chat_template": "{% for message in messages %}{{ message['content'] }}{% endfor %}",
     }
     write_json(folder / "tokenizer_config.json", settings)
+
+
+def make_model(folder: Path, config: dict[str, Any], tokenizer: Tokenizer | None) -> int:
+    """Makes one model's folder and returns its number of parameters."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rope = {"rope_type": "default", "rope_theta": config["rope_theta"]}
+    write_json(folder / "config.json", {**config, **SHARED, "rope_parameters": rope})
+    ids = {f"{name}_token_id": 0 for name in ("bos", "eos", "pad")}
+    write_json(folder / "generation_config.json", ids)
+    if tokenizer is not None:
+        write_tokenizer(folder, tokenizer, config["max_position_embeddings"])
     return write_safetensors(folder / "model.safetensors", config)
 
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description="Make the models the engines are compared with.")
-    parser.add_argument("work", type=Path, help="folder to make models/ in")
-    parser.add_argument("models", nargs="*", help="M1 (0.5B), M2 (1.2B); both if none is named")
+    parser = argparse.ArgumentParser(description="Make the models that engines are measured with.")
+    parser.add_argument("folder", type=Path, help="folder to make their folders in")
+    parser.add_argument("models", nargs="+", choices=list(CONFIGS))
+    parser.add_argument(
+        "--no-tokenizer", action="store_true", help="for engines that are given token ids"
+    )
     arguments = parser.parse_args()
-    chosen = arguments.models or list(CONFIGS)
-    unknown = sorted(set(chosen) - set(CONFIGS))
-    if unknown:
-        parser.error(f"no such model: {', '.join(unknown)}; there are {', '.join(CONFIGS)}")
-    tokenizer = make_tokenizer()
-    for model in chosen:
-        folder = arguments.work / "models" / FOLDERS[model]
+    tokenizer = None if arguments.no_tokenizer else make_tokenizer()
+    for model in arguments.models:
+        folder = arguments.folder / model
         print(f"{folder}: {make_model(folder, CONFIGS[model], tokenizer):,} parameters")
 
 
