@@ -36,7 +36,8 @@ struct OwnTiles {
   DEVICE int head_dim() const { return rows.head_dim; }
   DEVICE void copy(f16* to, const Queries& queries, int tile, int which) const {
     const f16* from = rows.parts + rows.number(seqs, queries.seq, tile, queries.kv_head, which) * (PARTS * TILE * WIDTH);
-#pragma unroll 4
+    // Of more at once, NVRTC would leave addresses in memory.
+#pragma unroll 2
     for (int i = threadIdx.x; i < PARTS * TILE * WIDTH / 8; i += TILE_THREADS)
       copy_async_16(to + i / (WIDTH / 8) * (WIDTH + 8) + i % (WIDTH / 8) * 8, from + i * 8, true);
   }

@@ -3,10 +3,24 @@
 #pragma once
 #include "device.cuh"
 
-// Elements `first` .. `end` of those that a row becomes.
+template <class T>
+struct __align__(4 * sizeof(T)) FourOf {
+  T numbers[4];
+};
+
+// Elements `first` .. `end` of those that a row becomes: whole vectors, where the row has them.
 template <class T>
 DEVICE void round_row(T* to, const float* row, int cols, int first, int end) {
+  if (cols % 4 == 0 && (u64)row % 16 == 0) {
 #pragma unroll 4
+    for (int col = first + threadIdx.x * 4; col < end; col += 1024) {
+      float4 from{0.0f, 0.0f, 0.0f, 0.0f};
+      if (col < cols) from = *reinterpret_cast<const float4*>(row + col);
+      void* place = to + col;
+      *static_cast<FourOf<T>*>(place) = {{from_f32<T>(from.x), from_f32<T>(from.y), from_f32<T>(from.z), from_f32<T>(from.w)}};
+    }
+    return;
+  }
   for (int col = first + threadIdx.x; col < end; col += 256) to[col] = from_f32<T>(col < cols ? row[col] : 0.0f);
 }
 
@@ -16,6 +30,7 @@ DEVICE float quantize_row(i8* codes, const float* row, int cols, int end, bool f
   __shared__ float scratch[8];
   float largest = 0.0f;
   int defect = 0;
+#pragma unroll 8
   for (int col = threadIdx.x; col < cols; col += 256) {
     largest = fmaxf(largest, fabsf(row[col]));
     defect |= !(fabsf(row[col]) < infinity());
@@ -23,6 +38,7 @@ DEVICE float quantize_row(i8* codes, const float* row, int cols, int end, bool f
   largest = block_max(largest, scratch);
   defect = __syncthreads_or(defect);
   const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
+#pragma unroll 8
   for (int col = threadIdx.x; col < end; col += 256) {
     const i8 code = col < cols && !defect ? (i8)rintf(row[col] * inverse) : 0;
     codes[for_int4 ? col / 8 * 8 + col % 2 * 4 + col % 8 / 2 : col] = code;

@@ -8,7 +8,8 @@
 // what comes of them is in columns that nobody looks at.
 //
 // An estimate, as in linear_skinny.cu, for bf16 and K = 4096: x is read as 16 KB beside 128 KB of the weight, where the skinny
-// kernel copies the row eight times over, 64 KB; 73 KB of shared memory in place of 96.
+// kernel copies the row eight times over, 64 KB; 73 KB of shared memory in place of 96. The row comes in one round of loads, some
+// 0.3 us while the first slabs are under way.
 #include "linear.cuh"
 #include "linear_input.cuh"
 

@@ -10,7 +10,8 @@ use std::path::PathBuf;
 use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
-use support::{golden, request, run, run_on, run_stepping, use_cuda_device};
+use rustllm_cuda_simulator::use_cuda_device;
+use support::{golden, request, run, run_on, run_stepping};
 
 /// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
 const CASES: [&str; 5] = ["llama", "qwen2", "gemma2", "qwen2_moe", "deepseek_v3"];

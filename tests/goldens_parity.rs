@@ -9,8 +9,9 @@ use std::path::Path;
 use rustllm::core::SamplingParams;
 use rustllm::engine::{Device, EngineConfig, EngineRequest};
 use rustllm::ops::{DType, KvCacheDType};
+use rustllm_cuda_simulator::use_cuda_device;
 use serde_json::Value;
-use support::{Generated, golden, golden_cases, numbers, request, run, use_cuda_device};
+use support::{Generated, golden, golden_cases, numbers, request, run};
 
 /// `tests/goldens/README.md` derives it: float32 engines differ by up to 6e-5, and any missing term by 0.1.
 const TOLERANCE: f32 = 1e-4;

@@ -10,8 +10,9 @@ use std::path::Path;
 use rustllm::core::{FinishReason, PoolingParams, PoolingTask};
 use rustllm::engine::{Device, Engine, EngineConfig, Pooled, PoolingRequest};
 use rustllm::ops::{DType, WeightFormat};
+use rustllm_cuda_simulator::use_cuda_device;
 use serde_json::Value;
-use support::{golden, numbers, use_cuda_device};
+use support::{golden, numbers};
 
 /// Of a value, relative to the length of the vector it is in.
 const TOLERANCE: f32 = 1e-5;

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Engine, EngineConfig, EngineOutput, EngineRequest, EngineStats};
-pub use rustllm_cuda_simulator::use_cuda_device;
 use serde_json::Value;
 
 /// What one sequence produced.

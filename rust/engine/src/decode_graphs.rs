@@ -48,13 +48,16 @@ struct Bucket {
     draws: bool,
 }
 
+/// The sequences of the smallest bucket for `num_seqs`: all up to 8, then eight to an octave, so that padding costs an eighth at most.
+pub(crate) fn padded_seqs(num_seqs: usize) -> usize {
+    num_seqs.next_multiple_of((num_seqs.next_power_of_two() / 16).max(1))
+}
+
 impl Bucket {
     /// The smallest bucket that holds `num_seqs` sequences of `len` tokens, of which there may be `max_model_len`.
     fn of(num_seqs: usize, len: usize, max_model_len: usize, draws: bool) -> Self {
-        // All up to 8, then eight to an octave, so that padding costs an eighth at most.
-        let granule = (num_seqs.next_power_of_two() / 16).max(1);
         let len = len.max(MIN_LEN).next_power_of_two().min(max_model_len);
-        Self { num_seqs: num_seqs.next_multiple_of(granule), len, draws }
+        Self { num_seqs: padded_seqs(num_seqs), len, draws }
     }
 }
 
@@ -148,7 +151,7 @@ impl DecodeGraphs {
         batch::pad(&mut lists, bucket.num_seqs, self.spare, (spec.block_size, blocks_per_seq));
         lists.push(sources);
         lists.last_mut().into_iter().for_each(|sources| sources.resize(bucket.num_seqs, NO_ROW));
-        lists.extend(drawn.map(|rows| padded(rows, bucket.num_seqs)));
+        lists.extend(drawn.map(|rows| padded_rows(rows, bucket.num_seqs)));
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         captured.graph.launch(&lists)?;
         self.latest_seqs.clear();
@@ -186,7 +189,7 @@ impl DecodeGraphs {
 }
 
 /// The list of what `num_seqs` sequences draw with: those of `rows`, then greedy ones.
-fn padded(rows: &[SamplingRow], num_seqs: usize) -> Vec<u32> {
+fn padded_rows(rows: &[SamplingRow], num_seqs: usize) -> Vec<u32> {
     let mut rows = rows.to_vec();
     rows.resize(num_seqs, SamplingRow::GREEDY);
     SamplingRow::pack(&rows)
@@ -204,7 +207,7 @@ fn capture(
     let num_lists = lists.len();
     lists.push(vec![NO_ROW; bucket.num_seqs]);
     let sampler = computes.backend.sampler().filter(|_| bucket.draws);
-    lists.extend(sampler.map(|_| padded(&[], bucket.num_seqs)));
+    lists.extend(sampler.map(|_| padded_rows(&[], bucket.num_seqs)));
     let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
     let step = |indices: &[Indices], latest: &Tensor| {
         let Computes { backend, model, kv_cache } = computes;

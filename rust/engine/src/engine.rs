@@ -7,7 +7,7 @@ use rustllm_core::{
 use rustllm_models::{LoadOptions, LoadedModel};
 use rustllm_ops::{Backend, Error, KvCacheSpec, WeightFormat};
 
-use crate::decode_graphs::DecodeGraphs;
+use crate::decode_graphs::{self, DecodeGraphs};
 use crate::memory;
 use crate::model_runner::{ModelRunner, SampledRow};
 use crate::overlapped::StepUnderWay;
@@ -410,7 +410,7 @@ fn plan(
     let block_bytes = backend.kv_cache_block_bytes(&spec);
     let step_tokens = config.step_tokens(loaded.longest_whole_prompt());
     if backend.device_memory()?.is_some() {
-        let num_logits = if loaded.pooler.is_none() { config.max_num_seqs } else { 0 };
+        let num_logits = if loaded.pooler.is_none() { decode_graphs::padded_seqs(config.max_num_seqs) } else { 0 };
         let sizes = (step_tokens, num_logits, loaded.max_model_len);
         profile::run_largest_step(backend, &*loaded.model, &spec, sizes)?;
     }

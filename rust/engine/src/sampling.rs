@@ -192,7 +192,8 @@ impl SamplingRunner {
         rows.iter().any(|row| row.inverse_temperature > 0.0).then_some(rows)
     }
 
-    /// Whether nothing is wanted of these sequences but the tokens that a captured step has beside its logits.
+    /// Whether nothing is wanted of these sequences but the tokens that a captured step has beside its logits. Once it is so it stays
+    /// so, whatever the tokens are: of all that a sequence wants, only `min_tokens` changes, and comes to an end.
     pub fn are_decided_by_graph(&self, backend: &dyn Backend, scheduled: &[Scheduled<'_>]) -> bool {
         scheduled.iter().all(|(_, sequence)| is_decided_by_graph(backend, &self.rules.input(sequence)))
     }

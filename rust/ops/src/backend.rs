@@ -70,6 +70,7 @@ pub trait Backend: Debug + Send + Sync {
 
     /// Says that weights of `bytes` in all, or more, are about to be loaded: memory for them may then be taken in large pieces.
     fn plan_weights(&self, _bytes: u64) {}
+
     /// The device's way of sampling, if it has one; logits are sampled from on the host otherwise.
     fn sampler(&self) -> Option<&dyn DeviceSampler> {
         None

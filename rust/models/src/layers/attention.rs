@@ -40,15 +40,22 @@ impl SelfAttention for Attention {
         if let Some(limit) = self.clip_qkv {
             backend.clamp(&mut qkv, limit)?;
         }
-        let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
         let mut v = qkv.columns(qkv.cols() - kv_size, kv_size)?;
-        if let Some((q_norm, k_norm)) = &self.qk_norm {
-            (q, k) = (q_norm.forward(backend, &q)?, k_norm.forward(backend, &k)?);
-        }
         if let Some(norm) = &self.v_norm {
             v = norm.forward(backend, &v)?;
         }
-        let attended = attend(ctx, [q, k, v], self.rope.as_ref(), &self.params, self.layer)?;
+        let (q, k) = if let Some((q_norm, k_norm)) = &self.qk_norm {
+            let mut q = q_norm.forward(backend, &qkv.columns(0, q_size)?)?;
+            let mut k = k_norm.forward(backend, &qkv.columns(q_size, kv_size)?)?;
+            rotate(ctx, self.rope.as_ref(), head_dim, [&mut q, &mut k])?;
+            (q, k)
+        } else {
+            // Side by side, heads of both turn at once.
+            let mut qk = qkv.columns(0, q_size + kv_size)?;
+            rotate(ctx, self.rope.as_ref(), head_dim, [&mut qk])?;
+            (qk.columns(0, q_size)?, qk.columns(q_size, kv_size)?)
+        };
+        let attended = attend(ctx, &[q, k, v], &self.params, self.layer)?;
         self.output.forward(backend, &attended)
     }
 }
@@ -74,9 +81,7 @@ impl SelfAttention for SharedKvAttention {
     fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
         let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
         let mut q = self.q_norm.forward(backend, &self.q.forward(backend, x)?)?;
-        if let Some(rope) = &self.rope {
-            backend.rotary(&mut q, rope, &metadata.positions, self.params.head_dim)?;
-        }
+        rotate(ctx, self.rope.as_ref(), self.params.head_dim, [&mut q])?;
         let attended = backend.attention(&q, ctx.kv_cache.layer(self.source), metadata, &self.params)?;
         self.output.forward(backend, &attended)
     }
@@ -88,20 +93,25 @@ impl SelfAttention for Box<dyn SelfAttention> {
     }
 }
 
-/// Rotates queries and keys, caches keys and values in layer `layer`, and attends.
+/// Turns all heads to the positions of their rows, where positions are rotary.
+pub(super) fn rotate<const N: usize>(
+    ctx: &ForwardContext<'_>,
+    rope: Option<&RopeTable>,
+    head_dim: usize,
+    heads: [&mut Tensor; N],
+) -> Result<()> {
+    let Some(rope) = rope else { return Ok(()) };
+    heads.into_iter().try_for_each(|x| ctx.backend.rotary(x, rope, &ctx.batch.attention.positions, head_dim))
+}
+
+/// Caches keys and values in layer `layer`, and attends.
 pub(super) fn attend(
     ctx: &ForwardContext<'_>,
-    [mut q, mut k, v]: [Tensor; 3],
-    rope: Option<&RopeTable>,
+    [q, k, v]: &[Tensor; 3],
     params: &AttentionParams,
     layer: usize,
 ) -> Result<Tensor> {
-    let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
-    if let Some(rope) = rope {
-        backend.rotary(&mut q, rope, &metadata.positions, params.head_dim)?;
-        backend.rotary(&mut k, rope, &metadata.positions, params.head_dim)?;
-    }
-    let cache = ctx.kv_cache.layer(layer);
-    backend.write_kv(&k, &v, cache, metadata)?;
-    backend.attention(&q, cache, metadata, params)
+    let (cache, metadata) = (ctx.kv_cache.layer(layer), &ctx.batch.attention);
+    ctx.backend.write_kv(k, v, cache, metadata)?;
+    ctx.backend.attention(q, cache, metadata, params)
 }

@@ -1,5 +1,6 @@
 use rustllm_ops::{Activation, EncoderAttentionParams, Result, RopeTable, Tensor};
 
+use super::attention::rotate;
 use super::{Block, FeedForward, Linear, Norm, ResidualStream};
 use crate::ForwardContext;
 
@@ -22,12 +23,11 @@ impl EncoderAttention {
         let (q_size, kv_size) = (num_heads * head_dim, num_kv_heads * head_dim);
         let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
         let qkv = self.qkv.forward(backend, x)?;
-        let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
         let v = qkv.columns(q_size + kv_size, kv_size)?;
-        if let Some(rope) = &self.rope {
-            backend.rotary(&mut q, rope, &metadata.positions, head_dim)?;
-            backend.rotary(&mut k, rope, &metadata.positions, head_dim)?;
-        }
+        // Side by side, heads of both turn at once.
+        let mut qk = qkv.columns(0, q_size + kv_size)?;
+        rotate(ctx, self.rope.as_ref(), head_dim, [&mut qk])?;
+        let (q, k) = (qk.columns(0, q_size)?, qk.columns(q_size, kv_size)?);
         let attended = backend.encoder_attention(&q, &k, &v, &metadata.query_start_loc, &self.params)?;
         self.output.forward(backend, &attended)
     }

@@ -1,6 +1,6 @@
 use rustllm_ops::{AttentionParams, Backend, Result, RopeTable, Tensor};
 
-use super::attention::{SelfAttention, attend};
+use super::attention::{SelfAttention, attend, rotate};
 use super::{Linear, Norm};
 use crate::ForwardContext;
 
@@ -54,7 +54,9 @@ impl LatentAttention {
 
 impl SelfAttention for LatentAttention {
     fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
-        let qkv = self.project(ctx.backend, x)?;
-        self.output.forward(ctx.backend, &attend(ctx, qkv, self.rope.as_ref(), &self.params, self.layer)?)
+        let mut qkv = self.project(ctx.backend, x)?;
+        let [q, k, _] = &mut qkv;
+        rotate(ctx, self.rope.as_ref(), self.params.head_dim, [q, k])?;
+        self.output.forward(ctx.backend, &attend(ctx, &qkv, &self.params, self.layer)?)
     }
 }
