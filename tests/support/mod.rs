@@ -1,6 +1,6 @@
 //! Running requests through an engine, step by step, and collecting what they produce.
 
-#![allow(dead_code, unused_imports, reason = "each test binary uses its own part")]
+#![allow(dead_code, reason = "each test binary uses its own part")]
 
 use std::collections::HashMap;
 use std::path::PathBuf;
