@@ -38,7 +38,7 @@ DEVICE void linear_skinny(const LinearOperands& linear) {
 }
 
 #define SKINNY(T, format)                                                                               \
-  KERNEL(kGemmThreads) skinny_8x16_##format(LinearOperands linear) { linear_skinny<T, 1, 1, 4>(linear); }  \
+  KERNEL(kGemmThreads, 2) skinny_8x16_##format(LinearOperands linear) { linear_skinny<T, 1, 1, 4>(linear); } \
   EXPORT(skinny_8x16_##format)                                                                          \
   KERNEL(kGemmThreads) skinny_8x32_##format(LinearOperands linear) { linear_skinny<T, 2, 1, 2>(linear); }  \
   EXPORT(skinny_8x32_##format)                                                                          \

@@ -88,7 +88,7 @@ DEVICE void moe_tiled(const MoeOperands& moe) {
 }
 
 #define MOE(T, format)                                                                                         \
-  KERNEL(kGemmThreads) moe_skinny_8x32_##format(MoeOperands moe) { moe_skinny<T, 2, 1, 2>(moe); }                \
+  KERNEL(kGemmThreads, 2) moe_skinny_8x32_##format(MoeOperands moe) { moe_skinny<T, 2, 1, 2>(moe); }             \
   EXPORT(moe_skinny_8x32_##format)                                                                             \
   KERNEL(kGemmThreads) moe_tiled_64x128_##format(MoeOperands moe) { moe_tiled<T, 2, 4, 4, 2, 4>(moe); }          \
   EXPORT(moe_tiled_64x128_##format)
