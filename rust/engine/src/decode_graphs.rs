@@ -130,7 +130,7 @@ impl DecodeGraphs {
         }
         let longest = scheduled.iter().map(|(entry, _)| batch::span(entry).end).max().unwrap_or(0);
         let bucket = Bucket::of(scheduled.len(), longest, self.max_model_len, drawn.is_some());
-        let sources = self.sources(scheduled)?;
+        let mut sources = self.sources(scheduled)?;
         // What is ahead cannot wait for the bucket to be seen again: it will be, by the step after.
         let is_ahead = sources.iter().any(|row| *row != NO_ROW);
         if !is_ahead && !self.buckets.contains_key(&bucket) {
@@ -149,8 +149,8 @@ impl DecodeGraphs {
         let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
         let mut lists = batch::lists(scheduled, spec, blocks_per_seq);
         batch::pad(&mut lists, bucket.num_seqs, self.spare, (spec.block_size, blocks_per_seq));
+        sources.resize(bucket.num_seqs, NO_ROW);
         lists.push(sources);
-        lists.last_mut().into_iter().for_each(|sources| sources.resize(bucket.num_seqs, NO_ROW));
         lists.extend(drawn.map(|rows| padded_rows(rows, bucket.num_seqs)));
         let lists: Vec<&[u32]> = lists.iter().map(Vec::as_slice).collect();
         captured.graph.launch(&lists)?;

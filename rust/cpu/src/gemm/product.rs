@@ -285,7 +285,8 @@ impl<S: Simd, const ZEROS: bool, D: ByteDot<S>> Product<S> for Int4<ZEROS, D> {
     const WORDS: usize = 2;
     const W_BYTES: usize = 64;
     const HEADER: usize = if ZEROS { 48 } else { 32 };
-    const UNPACK_RUNS: usize = 10;
+    // Where a tile has one panel, nibbles are taken apart for few products: later it does not pay.
+    const UNPACK_RUNS: usize = if S::GROUPED_TILES.panels[S::GROUPED_TILES.many] > 1 { 10 } else { 3 };
     int4_product!();
 
     #[inline(always)]
