@@ -30,3 +30,29 @@ struct KvBlocks {
     return reinterpret_cast<T*>(base + (place >> 32) * block_bytes) + (i64)(u32)place * width;
   }
 };
+
+// What writes a head of a slot: a warp, rounding `values` to T.
+template <class T>
+DEVICE void write_head(const KvBlocks& cache, CachePlace place, bool is_key, const float* values) {
+  T* to = cache.row<T>(is_key ? cache.keys : cache.values, place, cache.head_dim);
+  for (int i = threadIdx.x % 32; i < cache.head_dim; i += 32) to[i] = from_f32<T>(values[i]);
+}
+
+// In eight bits, as rust/ops/src/quantize.rs defines it: the same codes and the same scale.
+template <>
+DEVICE void write_head<i8>(const KvBlocks& cache, CachePlace place, bool is_key, const float* values) {
+  const int lane = threadIdx.x % 32;
+  float largest = 0.0f;
+  int finite = 1;
+  for (int i = lane; i < cache.head_dim; i += 32) {
+    largest = fmaxf(largest, fabsf(values[i]));
+    finite &= fabsf(values[i]) < infinity();
+  }
+  largest = warp_max(largest);
+  finite = __ballot_sync(~0u, finite) == ~0u;
+  const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
+  i8* codes = cache.row<i8>(is_key ? cache.keys : cache.values, place, cache.head_dim);
+  for (int i = lane; i < cache.head_dim; i += 32) codes[i] = finite ? (i8)rintf(values[i] * inverse) : 0;
+  float* scale = cache.row<float>(is_key ? cache.key_scales : cache.value_scales, place, 1);
+  if (lane == 0) *scale = finite ? largest / 127.0f : nan_f32();
+}

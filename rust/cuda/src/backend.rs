@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use rustllm_ops::{
     Activation, Arena, AttentionMetadata, AttentionParams, Backend, DType, DeviceMemory, DeviceSampler,
     EncoderAttentionParams, Error, Expert, GatedActivation, Graphs, HostMatrix, Indices, KvCache, KvCacheLayer,
-    KvCacheSpec, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check, checked_size,
+    KvCacheSpec, QkRmsNorm, Result, RopeTable, Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
+    checked_size,
 };
 
 use crate::buffer::Buffer;
@@ -12,7 +13,7 @@ use crate::device::{Device, Grid};
 use crate::gemm::CublasLt;
 use crate::kernels::{
     Activate, ActivateGated, AddLayerNorm, AddRmsNorm, Combine, EmbedDense, EmbedInt4, EmbedInt8, FillHeads,
-    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, ScaleExperts, WriteKv,
+    GatherRows, LayerNorm, Rescale, RmsNorm, Rotary, ScaleExperts,
 };
 use crate::linear::{self, Then};
 use crate::moe::ExpertTables;
@@ -403,11 +404,21 @@ impl Backend for CudaBackend {
 
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()> {
         check::write_kv(k, v, layer, metadata)?;
-        let (k, v, cache) = (self.view(k)?, self.view(v)?, kv_cache::blocks(layer, self.id)?);
-        let slots = indices(&metadata.group(layer).slot_mapping, self.id)?;
-        let entries = ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"];
-        let grid = Grid::new((k.num_rows(), layer.kind().num_kv_heads, 1), 32);
-        self.device.launch(kv_cache::pick(layer.spec.dtype, entries), grid, &WriteKv { k, v, cache, slots })
+        kv_cache::write(self, k, v, layer, metadata)
+    }
+
+    fn rotary_write_kv(
+        &self,
+        qkv: [Tensor; 3],
+        norm: Option<&QkRmsNorm<'_>>,
+        rope: Option<&RopeTable>,
+        layer: &KvCacheLayer,
+        metadata: &AttentionMetadata,
+    ) -> Result<Tensor> {
+        check::rotary_write_kv(&qkv, norm, rope, layer, metadata)?;
+        kv_cache::write_turned(self, &qkv, norm, rope, layer, metadata)?;
+        let [q, ..] = qkv;
+        Ok(q)
     }
 
     fn attention(

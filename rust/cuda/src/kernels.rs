@@ -7,7 +7,7 @@ use std::ffi::c_void;
 
 use crate::attention::{Partials, ScoreRules, Sequences};
 use crate::encoder_attention::SplitRows;
-use crate::kv_cache::KvBlocks;
+use crate::kv_cache::{HeadRules, KvBlocks};
 use crate::linear::LinearOperands;
 use crate::moe::{MoeOperands, RoutingRules};
 use crate::sampling::SamplingScratch;
@@ -162,6 +162,9 @@ kernels! {
     }
     "rotary" ["rotary"] Rotary {
         x: Matrix, cosines: Address, sines: Address, positions: Address, head_dim: i32, pairs: i32,
+    }
+    "rotary_write_kv" ["rotary_write_kv_f32", "rotary_write_kv_f16", "rotary_write_kv_bf16", "rotary_write_kv_int8"] RotaryWriteKv {
+        q: Matrix, k: Matrix, v: Matrix, cache: KvBlocks, slots: Address, rules: HeadRules,
     }
     "route" ["route"] Route { experts: Matrix, weights: Matrix, logits: Matrix, bias: Address, rules: RoutingRules }
     "route" ["scale_experts"] ScaleExperts { weights: Matrix, experts: Matrix, factors: Address, num_experts: i32 }

@@ -3,12 +3,17 @@
 use std::any::Any;
 use std::sync::Arc;
 
-use rustllm_ops::{Error, KvCache, KvCacheDType, KvCacheKind, KvCacheLayer, KvCacheSpec, Result, Storage};
+use rustllm_ops::{
+    AttentionMetadata, Error, KvCache, KvCacheDType, KvCacheKind, KvCacheLayer, KvCacheSpec, QkRmsNorm, Result,
+    RopeTable, Storage, Tensor,
+};
 
 use crate::NAME;
-use crate::device::Device;
+use crate::backend::CudaBackend;
+use crate::device::{Device, Grid};
+use crate::kernels::{RotaryWriteKv, WriteKv};
 use crate::memory::DeviceMemory;
-use crate::view::Address;
+use crate::view::{Address, indices, optional_vector};
 
 /// Blocks hold a multiple of this many tokens, so that vectors of every dtype are aligned.
 const BLOCK_GRANULE: usize = 16;
@@ -99,6 +104,66 @@ pub(crate) fn blocks(layer: &KvCacheLayer, backend: u64) -> Result<KvBlocks> {
         block_size: spec.block_size as i32,
         reserved: 0,
     })
+}
+
+/// Heads that a block of the kernel that turns and writes them takes, a warp each.
+const BLOCK_HEADS: usize = 4;
+
+/// What becomes of heads before they are written: `HeadRules` of `cuda/rotary_write_kv.cu`.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub(crate) struct HeadRules {
+    pub q_norm: Address,
+    pub k_norm: Address,
+    pub cosines: Address,
+    pub sines: Address,
+    pub positions: Address,
+    pub eps: f32,
+    pub pairs: i32,
+}
+
+/// Writes keys and values whose operands were checked.
+pub(crate) fn write(
+    backend: &CudaBackend,
+    k: &Tensor,
+    v: &Tensor,
+    layer: &KvCacheLayer,
+    metadata: &AttentionMetadata,
+) -> Result<()> {
+    let (k, v, cache) = (backend.view(k)?, backend.view(v)?, blocks(layer, backend.id)?);
+    let slots = indices(&metadata.group(layer).slot_mapping, backend.id)?;
+    let entries = ["write_kv_f32", "write_kv_f16", "write_kv_bf16", "write_kv_int8"];
+    let grid = Grid::new((k.num_rows(), layer.kind().num_kv_heads, 1), 32);
+    backend.device.launch(pick(layer.spec.dtype, entries), grid, &WriteKv { k, v, cache, slots })
+}
+
+/// Norms and turns queries in place, and writes keys, normed and turned too, and values. Operands were checked.
+pub(crate) fn write_turned(
+    backend: &CudaBackend,
+    [q, k, v]: &[Tensor; 3],
+    norm: Option<&QkRmsNorm<'_>>,
+    rope: Option<&RopeTable>,
+    layer: &KvCacheLayer,
+    metadata: &AttentionMetadata,
+) -> Result<()> {
+    let (q, k, v, cache) = (backend.view(q)?, backend.view(k)?, backend.view(v)?, blocks(layer, backend.id)?);
+    let slots = indices(&metadata.group(layer).slot_mapping, backend.id)?;
+    let rules = HeadRules {
+        q_norm: optional_vector(norm.map(|norm| norm.q), backend.id)?,
+        k_norm: optional_vector(norm.map(|norm| norm.k), backend.id)?,
+        cosines: optional_vector(rope.map(|rope| &rope.cos), backend.id)?,
+        sines: optional_vector(rope.map(|rope| &rope.sin), backend.id)?,
+        positions: indices(&metadata.positions, backend.id)?,
+        eps: norm.map_or(0.0, |norm| norm.eps),
+        pairs: rope.map_or(0, |rope| rope.cos.cols() as i32),
+    };
+    let entries = ["rotary_write_kv_f32", "rotary_write_kv_f16", "rotary_write_kv_bf16", "rotary_write_kv_int8"];
+    let kind = layer.kind();
+    let heads = q.num_cols() / kind.head_dim + 2 * kind.num_kv_heads;
+    let shared_bytes = (BLOCK_HEADS * kind.head_dim * size_of::<f32>()) as u32;
+    let blocks = (q.num_rows(), heads.div_ceil(BLOCK_HEADS), 1);
+    let grid = Grid { shared_bytes, ..Grid::new(blocks, 32 * BLOCK_HEADS as u32) };
+    backend.device.launch(pick(layer.spec.dtype, entries), grid, &RotaryWriteKv { q, k, v, cache, slots, rules })
 }
 
 /// The ending of kernels' names for caches of a dtype.

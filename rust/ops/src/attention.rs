@@ -103,6 +103,17 @@ impl AttentionParams {
     }
 }
 
+/// [Norms](crate::Backend::rms_norm) of each head of queries and of keys.
+#[derive(Debug, Clone, Copy)]
+pub struct QkRmsNorm<'a> {
+    /// Weight of queries, `[1, head_dim]`.
+    pub q: &'a Tensor,
+    /// Weight of keys, `[1, head_dim]`.
+    pub k: &'a Tensor,
+    /// Added to the mean square.
+    pub eps: f32,
+}
+
 /// What an encoder's attention layer computes: a row sees the rows of its sequence on both sides.
 #[derive(Debug, Clone)]
 pub struct EncoderAttentionParams {

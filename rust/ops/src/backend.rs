@@ -2,8 +2,8 @@ use std::fmt::Debug;
 
 use crate::{
     AttentionMetadata, AttentionParams, DeviceSampler, EncoderAttentionParams, Expert, GatedActivation, Graphs,
-    HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, Result, RopeTable, Routing,
-    RoutingParams, Tensor, Weight, WeightFormat, check,
+    HostMatrix, Indices, KvCache, KvCacheLayer, KvCacheSpec, LmHeadParams, Predictions, QkRmsNorm, Result, RopeTable,
+    Routing, RoutingParams, Tensor, Weight, WeightFormat, check,
 };
 
 /// Elementwise non-linearity of a feed-forward layer.
@@ -209,6 +209,36 @@ pub trait Backend: Debug + Send + Sync {
     /// # Errors
     /// [`Error::Shape`](crate::Error::Shape) when shapes differ or a slot is past the cache.
     fn write_kv(&self, k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &AttentionMetadata) -> Result<()>;
+
+    /// What lies between the projection of queries, keys and values, `qkv`, and [`attention`](Self::attention): each head of
+    /// queries and keys is normed where there is a `norm`, and [turned](Self::rotary) to its row's position where there is a
+    /// `rope`; then keys and values are [written](Self::write_kv). Gives the queries.
+    ///
+    /// Queries and keys are used up: what their memory holds afterwards is unspecified.
+    ///
+    /// # Errors
+    /// As the ops it is made of, and [`Error::Shape`](crate::Error::Shape) for norms that are not as wide as a head.
+    fn rotary_write_kv(
+        &self,
+        qkv: [Tensor; 3],
+        norm: Option<&QkRmsNorm<'_>>,
+        rope: Option<&RopeTable>,
+        layer: &KvCacheLayer,
+        metadata: &AttentionMetadata,
+    ) -> Result<Tensor> {
+        check::rotary_write_kv(&qkv, norm, rope, layer, metadata)?;
+        let [mut q, mut k, v] = qkv;
+        if let Some(norm) = norm {
+            (q, k) = (self.rms_norm(&q, norm.q, norm.eps)?, self.rms_norm(&k, norm.k, norm.eps)?);
+        }
+        if let Some(rope) = rope {
+            let head_dim = layer.kind().head_dim;
+            self.rotary(&mut q, rope, &metadata.positions, head_dim)?;
+            self.rotary(&mut k, rope, &metadata.positions, head_dim)?;
+        }
+        self.write_kv(&k, &v, layer, metadata)?;
+        Ok(q)
+    }
 
     /// Causal attention of `q`, `[rows, num_heads * head_dim]`, over the cached keys and values of each row's sequence,
     /// this step's included. Same shape as `q`.

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use crate::{
     AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, Error, Expert, ExpertGroups,
-    GroupMetadata, HostMatrix, Indices, KvCacheLayer, LmHeadParams, Result, RopeTable, Routing, RoutingParams, Tensor,
-    Weight,
+    GroupMetadata, HostMatrix, Indices, KvCacheLayer, LmHeadParams, QkRmsNorm, Result, RopeTable, Routing,
+    RoutingParams, Tensor, Weight,
 };
 
 fn refuse(op: &'static str, detail: String) -> Result<()> {
@@ -151,6 +151,34 @@ pub fn write_kv(k: &Tensor, v: &Tensor, layer: &KvCacheLayer, metadata: &Attenti
     })?;
     rows("write_kv", "slot_mapping", &group.slot_mapping, k.rows())?;
     below("write_kv", "slot", &group.slot_mapping, spec.num_blocks * spec.block_size)
+}
+
+/// Queries, keys and values are rows of whole heads that the norms, the rotary table and the cache fit.
+///
+/// # Errors
+/// [`Error::Shape`] naming what does not fit.
+pub fn rotary_write_kv(
+    [q, k, v]: &[Tensor; 3],
+    norm: Option<&QkRmsNorm<'_>>,
+    rope: Option<&RopeTable>,
+    layer: &KvCacheLayer,
+    metadata: &AttentionMetadata,
+) -> Result<()> {
+    write_kv(k, v, layer, metadata)?;
+    let (op, head_dim) = ("rotary_write_kv", layer.kind().head_dim);
+    require(q.rows() == k.rows() && q.cols().is_multiple_of(head_dim), op, || {
+        format!("queries [{}, {}] beside keys [{}, {}] of heads of {head_dim}", q.rows(), q.cols(), k.rows(), k.cols())
+    })?;
+    [k, v].into_iter().try_for_each(|read| disjoint(op, q, read))?;
+    if let Some(norm) = norm {
+        vector(op, "the queries' norm", norm.q, head_dim)?;
+        vector(op, "the keys' norm", norm.k, head_dim)?;
+    }
+    if let Some(rope) = rope {
+        same_shape(op, &rope.cos, &rope.sin)?;
+        rotary(q, rope, &metadata.positions, head_dim)?;
+    }
+    Ok(())
 }
 
 fn group<'a>(op: &'static str, layer: &KvCacheLayer, metadata: &'a AttentionMetadata) -> Result<&'a GroupMetadata> {

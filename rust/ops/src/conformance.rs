@@ -5,6 +5,7 @@
 //! Shapes are those that bite: one row, odd widths, tails of vectors and of tiles, ragged batches, blocks half filled.
 
 mod attention;
+mod cached_heads;
 mod elementwise;
 mod encoder;
 mod linear;
@@ -17,6 +18,7 @@ use std::fmt;
 use crate::{Backend, DType, Error, HostMatrix, ReferenceBackend, Result, Tensor, Weight, WeightFormat};
 
 pub use attention::{AttentionCase, attention_table};
+pub use cached_heads::{CachedHeads, cached_heads_table};
 pub use encoder::{DistanceCase, EncoderCase, encoder_table};
 pub use lm_head::{LmHeadCase, lm_head_table};
 pub use moe::{MoeCase, moe_table};
@@ -141,6 +143,7 @@ pub fn cases() -> Vec<Case> {
     elementwise::cases(&mut cases);
     elementwise::rotary_cases(&mut cases);
     attention::attention_cases(&mut cases);
+    cached_heads::cases(&mut cases);
     moe::cases(&mut cases);
     encoder::encoder_attention_cases(&mut cases);
     encoder::unfold_cases(&mut cases);

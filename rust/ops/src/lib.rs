@@ -28,7 +28,9 @@ mod tensor;
 mod weight;
 
 pub use arena::{Arena, checked_size};
-pub use attention::{AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, GroupMetadata};
+pub use attention::{
+    AttentionMetadata, AttentionParams, DisentangledParams, EncoderAttentionParams, GroupMetadata, QkRmsNorm,
+};
 pub use backend::{Activation, Backend, DeviceMemory};
 pub use dtype::DType;
 pub use error::{Error, Result};

@@ -1,6 +1,6 @@
 use std::fmt::Debug;
 
-use rustllm_ops::{AttentionParams, Result, RopeTable, Tensor};
+use rustllm_ops::{AttentionParams, QkRmsNorm, Result, RopeTable, Tensor};
 
 use super::{Linear, Norm};
 use crate::ForwardContext;
@@ -44,19 +44,27 @@ impl SelfAttention for Attention {
         if let Some(norm) = &self.v_norm {
             v = norm.forward(backend, &v)?;
         }
-        let (q, k) = if let Some((q_norm, k_norm)) = &self.qk_norm {
-            let mut q = q_norm.forward(backend, &qkv.columns(0, q_size)?)?;
-            let mut k = k_norm.forward(backend, &qkv.columns(q_size, kv_size)?)?;
-            rotate(ctx, self.rope.as_ref(), head_dim, [&mut q, &mut k])?;
-            (q, k)
-        } else {
-            // Side by side, heads of both turn at once.
-            let mut qk = qkv.columns(0, q_size + kv_size)?;
-            rotate(ctx, self.rope.as_ref(), head_dim, [&mut qk])?;
-            (qk.columns(0, q_size)?, qk.columns(q_size, kv_size)?)
-        };
-        let attended = attend(ctx, &[q, k, v], &self.params, self.layer)?;
+        let (mut q, mut k) = (qkv.columns(0, q_size)?, qkv.columns(q_size, kv_size)?);
+        let norm_of_heads = self.norm_of_heads();
+        if let (Some((q_norm, k_norm)), None) = (&self.qk_norm, &norm_of_heads) {
+            (q, k) = (q_norm.forward(backend, &q)?, k_norm.forward(backend, &k)?);
+        }
+        let attended = attend(ctx, [q, k, v], norm_of_heads.as_ref(), self.rope.as_ref(), (&self.params, self.layer))?;
         self.output.forward(backend, &attended)
+    }
+}
+
+impl Attention {
+    /// The norms, where each is one root mean square for all heads: they go with what follows.
+    fn norm_of_heads(&self) -> Option<QkRmsNorm<'_>> {
+        match &self.qk_norm {
+            Some((Norm::Rms { weight: q, eps }, Norm::Rms { weight: k, eps: k_eps }))
+                if eps == k_eps && [q, k].iter().all(|weight| weight.cols() == self.params.head_dim) =>
+            {
+                Some(QkRmsNorm { q, k, eps: *eps })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -81,7 +89,7 @@ impl SelfAttention for SharedKvAttention {
     fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
         let (backend, metadata) = (ctx.backend, &ctx.batch.attention);
         let mut q = self.q_norm.forward(backend, &self.q.forward(backend, x)?)?;
-        rotate(ctx, self.rope.as_ref(), self.params.head_dim, [&mut q])?;
+        rotate(ctx, &mut q, self.rope.as_ref(), self.params.head_dim)?;
         let attended = backend.attention(&q, ctx.kv_cache.layer(self.source), metadata, &self.params)?;
         self.output.forward(backend, &attended)
     }
@@ -94,24 +102,24 @@ impl SelfAttention for Box<dyn SelfAttention> {
 }
 
 /// Turns all heads to the positions of their rows, where positions are rotary.
-pub(super) fn rotate<const N: usize>(
+pub(super) fn rotate(
     ctx: &ForwardContext<'_>,
+    x: &mut Tensor,
     rope: Option<&RopeTable>,
     head_dim: usize,
-    heads: [&mut Tensor; N],
 ) -> Result<()> {
-    let Some(rope) = rope else { return Ok(()) };
-    heads.into_iter().try_for_each(|x| ctx.backend.rotary(x, rope, &ctx.batch.attention.positions, head_dim))
+    rope.map_or(Ok(()), |rope| ctx.backend.rotary(x, rope, &ctx.batch.attention.positions, head_dim))
 }
 
-/// Caches keys and values in layer `layer`, and attends.
+/// Norms and turns heads of queries and keys, caches keys and values in a layer, and attends.
 pub(super) fn attend(
     ctx: &ForwardContext<'_>,
-    [q, k, v]: &[Tensor; 3],
-    params: &AttentionParams,
-    layer: usize,
+    qkv: [Tensor; 3],
+    norm: Option<&QkRmsNorm<'_>>,
+    rope: Option<&RopeTable>,
+    (params, layer): (&AttentionParams, usize),
 ) -> Result<Tensor> {
     let (cache, metadata) = (ctx.kv_cache.layer(layer), &ctx.batch.attention);
-    ctx.backend.write_kv(k, v, cache, metadata)?;
-    ctx.backend.attention(q, cache, metadata, params)
+    let q = ctx.backend.rotary_write_kv(qkv, norm, rope, cache, metadata)?;
+    ctx.backend.attention(&q, cache, metadata, params)
 }

@@ -26,7 +26,7 @@ impl EncoderAttention {
         let v = qkv.columns(q_size + kv_size, kv_size)?;
         // Side by side, heads of both turn at once.
         let mut qk = qkv.columns(0, q_size + kv_size)?;
-        rotate(ctx, self.rope.as_ref(), head_dim, [&mut qk])?;
+        rotate(ctx, &mut qk, self.rope.as_ref(), head_dim)?;
         let (q, k) = (qk.columns(0, q_size)?, qk.columns(q_size, kv_size)?);
         let attended = backend.encoder_attention(&q, &k, &v, &metadata.query_start_loc, &self.params)?;
         self.output.forward(backend, &attended)

@@ -1,6 +1,6 @@
 use rustllm_ops::{AttentionParams, Backend, Result, RopeTable, Tensor};
 
-use super::attention::{SelfAttention, attend, rotate};
+use super::attention::{SelfAttention, attend};
 use super::{Linear, Norm};
 use crate::ForwardContext;
 
@@ -54,9 +54,8 @@ impl LatentAttention {
 
 impl SelfAttention for LatentAttention {
     fn forward(&self, ctx: &ForwardContext<'_>, x: &Tensor) -> Result<Tensor> {
-        let mut qkv = self.project(ctx.backend, x)?;
-        let [q, k, _] = &mut qkv;
-        rotate(ctx, self.rope.as_ref(), self.params.head_dim, [q, k])?;
-        self.output.forward(ctx.backend, &attend(ctx, &qkv, &self.params, self.layer)?)
+        let qkv = self.project(ctx.backend, x)?;
+        let attended = attend(ctx, qkv, None, self.rope.as_ref(), (&self.params, self.layer))?;
+        self.output.forward(ctx.backend, &attended)
     }
 }

@@ -189,7 +189,12 @@ impl AttentionCase {
     }
 
     /// The metadata of a step that has these tokens of one sequence.
-    fn chunk_metadata(&self, backend: &dyn Backend, tokens: Range<usize>, table: &[u32]) -> Result<AttentionMetadata> {
+    pub(super) fn chunk_metadata(
+        &self,
+        backend: &dyn Backend,
+        tokens: Range<usize>,
+        table: &[u32],
+    ) -> Result<AttentionMetadata> {
         let slot = |p: usize| table[p / self.block_size] * self.block_size as u32 + (p % self.block_size) as u32;
         let mut seen = table.to_vec();
         seen[..self.first_seen(tokens.start) / self.block_size].fill(u32::MAX);
