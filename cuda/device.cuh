@@ -25,7 +25,7 @@ typedef long long i64;
       (::simulator::kernels()[#name] = ::simulator::Kernel{                                                     \
            [](const ::simulator::Kernel&, dim3 grid, dim3 block, size_t shared_bytes, void** arguments,         \
               uint64_t schedule) { ::simulator::launch(name, grid, block, shared_bytes, arguments, schedule); }, \
-           ::simulator::argument_sizes(name), 1024},                                                            \
+           ::simulator::argument_sizes(name), 0},                                                               \
        true);
 #define DYNAMIC_SHARED(T, name) T* name = ::simulator::dynamic_shared<T>()
 #else

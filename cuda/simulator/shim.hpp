@@ -296,7 +296,7 @@ inline void wait_for_copies(unsigned groups_left) {
 struct Kernel {
   void (*launch)(const Kernel&, dim3 grid, dim3 block, size_t shared_bytes, void** arguments, uint64_t schedule);
   std::vector<size_t> argument_bytes;
-  unsigned max_threads;
+  int max_dynamic_shared;  // what a launch may take, once somebody asked
 };
 
 inline std::map<std::string, Kernel>& kernels() {

@@ -40,12 +40,8 @@ pub(crate) struct Device {
 #[derive(Default)]
 struct Loaded {
     modules: HashMap<&'static str, Arc<CudaModule>>,
-    /// By name, and whether all of a multiprocessor's shared memory was reserved for them.
-    functions: HashMap<(&'static str, bool), CudaFunction>,
+    functions: HashMap<&'static str, CudaFunction>,
 }
-
-/// Shared memory that a launch may take without asking for it first.
-const COMMON_SHARED_BYTES: u32 = 48 * 1024;
 
 impl fmt::Debug for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -120,7 +116,8 @@ impl Device {
 
     /// Memory for `sizes[0] * sizes[1] * ...` bytes. Its contents are unspecified.
     pub fn alloc(&self, sizes: &[usize], what: &'static str) -> Result<DeviceMemory> {
-        DeviceMemory::new(self.bind()?, checked_size(sizes, what)?, what)
+        self.bind()?;
+        DeviceMemory::new(&self.stream, checked_size(sizes, what)?, what)
     }
 
     /// Launches one of `K`'s kernels. What it needs to know of sizes was checked; its memory is the backend's.
@@ -130,7 +127,7 @@ impl Device {
         if x == 0 || y == 0 || z == 0 {
             return Ok(());
         }
-        let function = self.function::<K>(entry, grid.shared_bytes)?;
+        let function = self.function::<K>(entry)?;
         let blocks = (x as u32, y as u32, z as u32);
         let launched = arguments.with_arguments(|arguments| {
             // SAFETY: the arguments are of the types the kernel has, which tests hold the launch table to; addresses among
@@ -143,11 +140,10 @@ impl Device {
         launched.map_err(op_error(entry))
     }
 
-    fn function<K: Kernel>(&self, entry: &'static str, shared_bytes: u32) -> Result<CudaFunction> {
+    fn function<K: Kernel>(&self, entry: &'static str) -> Result<CudaFunction> {
         self.bind()?;
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        let asks = shared_bytes > COMMON_SHARED_BYTES;
-        if let Some(function) = loaded.functions.get(&(entry, asks)) {
+        if let Some(function) = loaded.functions.get(entry) {
             return Ok(function.clone());
         }
         let module = match loaded.modules.get(K::FILE) {
@@ -159,13 +155,11 @@ impl Device {
             }
         };
         let function = module.load_function(entry).map_err(op_error("find a kernel"))?;
-        if asks {
-            let attribute = MaxSharedBytes::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
-            let reserved = function.shared_size_bytes().map(|own| self.max_shared_bytes as i32 - own);
-            let reserved = reserved.and_then(|bytes| function.set_attribute(attribute, bytes));
-            reserved.map_err(op_error("reserve shared memory"))?;
-        }
-        loaded.functions.insert((entry, asks), function.clone());
+        // A launch gets 48 KB of shared memory, the kernel's own included, unless it was asked for more before.
+        let attribute = MaxSharedBytes::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+        let reserved = function.shared_size_bytes().map(|own| self.max_shared_bytes as i32 - own);
+        reserved.and_then(|bytes| function.set_attribute(attribute, bytes)).map_err(op_error("reserve shared memory"))?;
+        loaded.functions.insert(entry, function.clone());
         Ok(function)
     }
 
