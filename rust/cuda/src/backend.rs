@@ -42,13 +42,13 @@ pub struct CudaOptions {
 /// submitted to one stream, in the order they are called.
 #[derive(Debug)]
 pub struct CudaBackend {
+    /// Where results may depend on the batch. Before the device, whose context it needs to its end.
+    pub(crate) cublas: Option<CublasLt>,
     pub(crate) device: Arc<Device>,
     /// Tells this backend's tensors from another's.
     pub(crate) id: u64,
     arenas: Mutex<Arenas>,
     weight_loader: Mutex<WeightLoader>,
-    /// Where results may depend on the batch.
-    pub(crate) cublas: Option<CublasLt>,
     pub(crate) expert_tables: ExpertTables,
 }
 
@@ -77,12 +77,14 @@ impl CudaBackend {
             workspaces: Arena::of_graphs(),
             capturing: false,
         };
+        // What is found takes to the device that is current: this one, from here on.
+        let device = Arc::new(Device::open(options.ordinal)?);
         Ok(Self {
-            device: Arc::new(Device::open(options.ordinal)?),
+            cublas: if options.deterministic { None } else { CublasLt::find() },
+            device,
             id,
             arenas: Mutex::new(arenas),
             weight_loader: Mutex::default(),
-            cublas: if options.deterministic { None } else { CublasLt::find() },
             expert_tables: ExpertTables::default(),
         })
     }

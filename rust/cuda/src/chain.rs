@@ -7,13 +7,12 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 use rustllm_ops::{Error, Indices, Result, RowReader, Tensor};
 
 use crate::backend::CudaBackend;
 use crate::device::{Device, Grid};
-use crate::error::op_error;
 use crate::kernels::{ChainIds, KeepTokens};
+use crate::pinned::Pinned;
 use crate::view::{self, Matrix};
 
 /// Threads of a block.
@@ -47,54 +46,36 @@ pub(crate) fn keep(backend: &CudaBackend, tokens: &Tensor, to: &Tensor) -> Resul
     backend.device.launch("keep_tokens", Grid::new((tokens.rows().div_ceil(BLOCK), 1, 1), BLOCK as u32), &kept)
 }
 
-/// Page-locked memory that rows are copied to.
+/// Memory of the host that rows are copied to.
+#[derive(Debug)]
 pub(crate) struct PinnedReader {
     device: Arc<Device>,
     backend: u64,
-    staging: PinnedHostSlice<f32>,
-    /// That the copy is done.
-    copied: CudaEvent,
-    /// Numbers of it that were copied last.
+    rows: Pinned<f32>,
+    /// Numbers of them that were copied last.
     len: usize,
-}
-
-impl std::fmt::Debug for PinnedReader {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PinnedReader").field("device", &self.device).field("len", &self.len).finish_non_exhaustive()
-    }
 }
 
 impl PinnedReader {
     pub fn new(device: &Arc<Device>, backend: u64, most: usize) -> Result<Self> {
-        let context = device.bind()?;
-        let refused = op_error("reserve memory for results");
-        // SAFETY: only what was copied from the device is looked at: `len` numbers.
-        let staging = unsafe { context.alloc_pinned_with_flags::<f32>(most.max(1), 0) }.map_err(&refused)?;
-        let copied = context.new_event(None).map_err(&refused)?;
-        Ok(Self { device: Arc::clone(device), backend, staging, copied, len: 0 })
+        Ok(Self { device: Arc::clone(device), backend, rows: Pinned::new(device, most)?, len: 0 })
     }
 }
 
 impl RowReader for PinnedReader {
     fn start(&mut self, x: &Tensor) -> Result<()> {
         let (from, len) = (Matrix::of(x, self.backend)?, x.rows() * x.cols());
-        if x.row_stride() != x.cols() || len > self.staging.len() {
-            let detail = format!("[{}, {}] in memory for {} numbers in a row", x.rows(), x.cols(), self.staging.len());
+        if x.row_stride() != x.cols() || len > self.rows.len() {
+            let detail = format!("[{}, {}] in memory for {} numbers in a row", x.rows(), x.cols(), self.rows.len());
             return Err(Error::Shape { op: "read", detail });
         }
-        self.device.bind()?;
-        let refused = op_error("copy results from the device");
-        let staging = &mut self.staging.as_mut_slice().map_err(&refused)?[..len];
-        // SAFETY: `from` holds as much, and the staging memory is not looked at until the event has come.
-        let sent = unsafe { result::memcpy_dtoh_async(staging, from.data, self.device.stream().cu_stream()) };
-        sent.and_then(|()| self.copied.record(self.device.stream())).map_err(&refused)?;
+        // SAFETY: a view holds what it says; its memory is freed or used again in the stream's order.
+        unsafe { self.rows.receive(&self.device, len, from.data) }?;
         self.len = len;
         Ok(())
     }
 
     fn wait(&mut self) -> Result<&[f32]> {
-        let refused = op_error("copy results from the device");
-        self.copied.synchronize().map_err(&refused)?;
-        Ok(&self.staging.as_slice().map_err(&refused)?[..self.len])
+        Ok(&self.rows.elements()?[..self.len])
     }
 }

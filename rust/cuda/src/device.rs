@@ -9,6 +9,7 @@ use rustllm_ops::{Result, checked_size};
 use crate::error::op_error;
 use crate::kernels::Kernel;
 use crate::memory::DeviceMemory;
+use crate::upload::Ring;
 use crate::{CudaError, driver, modules};
 
 /// Blocks, and threads of a block, that a kernel is launched with.
@@ -35,6 +36,7 @@ pub(crate) struct Device {
     num_multiprocessors: usize,
     max_shared_bytes: usize,
     loaded: Mutex<Loaded>,
+    uploads: Mutex<Ring>,
 }
 
 #[derive(Default)]
@@ -80,6 +82,7 @@ impl Device {
             stream: context.new_stream().map_err(&open)?,
             context,
             loaded: Mutex::default(),
+            uploads: Mutex::default(),
         })
     }
 
@@ -158,17 +161,16 @@ impl Device {
         // A launch gets 48 KB of shared memory, the kernel's own included, unless it was asked for more before.
         let attribute = MaxSharedBytes::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         let reserved = function.shared_size_bytes().map(|own| self.max_shared_bytes as i32 - own);
-        reserved.and_then(|bytes| function.set_attribute(attribute, bytes)).map_err(op_error("reserve shared memory"))?;
+        reserved
+            .and_then(|bytes| function.set_attribute(attribute, bytes))
+            .map_err(op_error("reserve shared memory"))?;
         loaded.functions.insert(entry, function.clone());
         Ok(function)
     }
 
     /// Copies to the device, before what is launched after. `from` may be changed once this returns.
     pub fn upload<T: Copy>(&self, from: &[T], to: u64) -> Result<()> {
-        self.bind()?;
-        // SAFETY: the caller vouches for room for the slice at `to`. The driver has read pageable memory when it returns.
-        let copied = unsafe { result::memcpy_htod_async(to, from, self.stream.cu_stream()) };
-        copied.map_err(op_error("copy to the device"))
+        self.uploads.lock().unwrap_or_else(PoisonError::into_inner).upload(self, from, to)
     }
 
     /// Copies from the device what is there once all work before is done.

@@ -5,7 +5,7 @@
 //! ```
 //!
 //! The library is looked for when a backend is made. It cannot run in the simulator, so no test covers it, and it has not
-//! run on a GPU yet; without it the kernels of `cuda/linear_tiled.cu` do the work.
+//! run on a GPU yet; without it, and for what it refuses, the kernels of `cuda/linear_tiled.cu` do the work.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -18,11 +18,13 @@ use cudarc::cublaslt::sys::{
     cublasLtMatmulPreferenceAttributes_t as PreferenceAttribute, cublasLtMatrixLayout_t, cudaDataType as DataType,
 };
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
-use rustllm_ops::{DType, Error, Result};
+use rustllm_ops::{DType, Result};
 
-use crate::NAME;
 use crate::backend::CudaBackend;
 use crate::view::{Address, Matrix};
+
+/// The release that the bindings are of.
+const MAJOR: usize = 13;
 
 /// Memory that an algorithm may use: what NVIDIA recommends for Hopper.
 const WORKSPACE_BYTES: usize = 32 << 20;
@@ -46,7 +48,7 @@ pub(crate) struct Product {
     pub bias: Address,
 }
 
-/// What an algorithm is chosen for: rows up to a power of two, and all else exactly.
+/// What an algorithm is chosen for: so many rows or fewer, and all else exactly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Shape {
     dtype: DType,
@@ -60,7 +62,8 @@ struct Shape {
 #[derive(Debug)]
 pub(crate) struct CublasLt {
     handle: cublasLtHandle_t,
-    algorithms: Mutex<HashMap<Shape, Algorithm>>,
+    /// `None` for what the library refused.
+    algorithms: Mutex<HashMap<Shape, Option<Algorithm>>>,
 }
 
 #[derive(Clone, Copy)]
@@ -77,29 +80,64 @@ unsafe impl Send for CublasLt {}
 // SAFETY: as above.
 unsafe impl Sync for CublasLt {}
 
+/// The rows that an algorithm for `rows` is chosen for: steps that differ by a few tokens share it.
+fn rounded(rows: usize) -> usize {
+    rows.next_multiple_of(if rows <= 1024 { 64 } else { 256 })
+}
+
+/// The library, if this machine has it in the release that the bindings are of.
+fn open_library() -> Option<Library> {
+    // As the bindings do after this: they take the first of the names that there is, and panic where a symbol is missing.
+    ["libcublasLt.so", "libcublasLt.so.13"].into_iter().find_map(|name| {
+        // SAFETY: the initializers of the library do nothing that a process need prepare for.
+        unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }.ok()
+    })
+}
+
 impl CublasLt {
     /// The library, if this machine has it and it takes to the device that is current.
     pub fn find() -> Option<Self> {
-        // SAFETY: the initializers of the library do nothing that a process need prepare for.
-        let library = unsafe { Library::open(Some("libcublasLt.so.13"), RTLD_NOW | RTLD_GLOBAL) }.ok()?;
+        type GetVersion = unsafe extern "C" fn() -> usize;
+        let library = open_library()?;
+        // SAFETY: the symbol has this type.
+        let version = unsafe { library.get::<GetVersion>(b"cublasLtGetVersion\0").ok()?() };
         // It stays loaded: the bindings open it again by name, and cannot do without.
         std::mem::forget(library);
-        let handle = result::create_handle().ok()?;
+        // Versions are 130000 for 13.0.
+        let handle = (version / 10_000 == MAJOR).then(result::create_handle)?.ok()?;
         Some(Self { handle, algorithms: Mutex::default() })
     }
 
-    /// Submits a product.
-    pub fn multiply(&self, backend: &CudaBackend, product: &Product) -> Result<()> {
-        let workspace = backend.scratch(WORKSPACE_BYTES)?;
+    /// Submits a product; false, and nothing done, for one that the library refuses.
+    pub fn multiply(&self, backend: &CudaBackend, product: &Product) -> Result<bool> {
+        let Product { dtype, depth, .. } = *product;
+        let (rows, cols) = (rounded(product.to.num_rows()), product.to.num_cols());
+        let shape = Shape { dtype, rows, cols, depth, has_bias: product.bias != 0 };
         backend.device.bind()?;
-        let failed = |error: CublasError| Error::Backend { backend: NAME, message: format!("cuBLASLt: {error}") };
-        let operands = Operands::new(product).map_err(failed)?;
-        let algorithm = self.algorithm(product, &operands).map_err(failed)?;
+        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
+        let algorithm = *algorithms.entry(shape).or_insert_with(|| self.choose(product, rows).ok());
+        let Some(algorithm) = algorithm else { return Ok(false) };
+        let workspace = backend.workspace(WORKSPACE_BYTES)?;
+        let submitted = self.submit(backend, product, &algorithm, workspace.address());
+        if submitted.is_err() {
+            algorithms.insert(shape, None);
+        }
+        Ok(submitted.is_ok())
+    }
+
+    fn submit(
+        &self,
+        backend: &CudaBackend,
+        product: &Product,
+        algorithm: &Algorithm,
+        workspace: Address,
+    ) -> std::result::Result<(), CublasError> {
+        let operands = Operands::new(product, product.to.num_rows())?;
         let (alpha, beta) = (1.0f32, 0.0f32);
         let to = product.to.data as *mut c_void;
         // SAFETY: the descriptors live, and the addresses are of memory as large as they say; all of it outlives the work on
         // the stream, since it is freed or used again in the stream's own order. C is not read, as beta is zero.
-        let submitted = unsafe {
+        unsafe {
             result::matmul(
                 self.handle,
                 operands.matmul,
@@ -114,29 +152,19 @@ impl CublasLt {
                 to,
                 operands.to,
                 &raw const algorithm.0,
-                workspace.address() as *mut c_void,
+                workspace as *mut c_void,
                 WORKSPACE_BYTES,
                 backend.device.stream().cu_stream().cast(),
             )
-        };
-        submitted.map_err(failed)
+        }
     }
 
-    fn algorithm(&self, product: &Product, operands: &Operands) -> std::result::Result<Algorithm, CublasError> {
-        let shape = Shape {
-            dtype: product.dtype,
-            rows: product.to.num_rows().next_power_of_two(),
-            cols: product.to.num_cols(),
-            depth: product.depth,
-            has_bias: product.bias != 0,
-        };
-        let mut algorithms = self.algorithms.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(algorithm) = algorithms.get(&shape) {
-            return Ok(*algorithm);
-        }
+    /// The algorithm that the library thinks best for the product of `rows` rows: what one needs grows with them.
+    fn choose(&self, product: &Product, rows: usize) -> std::result::Result<Algorithm, CublasError> {
+        let operands = Operands::new(product, rows)?;
         let preference = result::create_matmul_pref()?;
         let limit = PreferenceAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let Operands { matmul, weights, x, to } = operands;
+        let Operands { matmul, weights, x, to } = &operands;
         let limit_bytes = WORKSPACE_BYTES;
         // SAFETY: the descriptors live, and the attribute has the size it is said to have.
         let chosen = unsafe {
@@ -147,9 +175,7 @@ impl CublasLt {
         };
         // SAFETY: nothing refers to it any more.
         unsafe { result::destroy_matmul_pref(preference)? };
-        let algorithm = Algorithm(chosen?.algo);
-        algorithms.insert(shape, algorithm);
-        Ok(algorithm)
+        Ok(Algorithm(chosen?.algo))
     }
 }
 
@@ -169,13 +195,14 @@ struct Operands {
 }
 
 impl Operands {
-    fn new(product: &Product) -> std::result::Result<Self, CublasError> {
+    /// Of a product as if it had `rows` rows.
+    fn new(product: &Product, rows: usize) -> std::result::Result<Self, CublasError> {
         let dtype = match product.dtype {
             DType::F32 => DataType::CUDA_R_32F,
             DType::F16 => DataType::CUDA_R_16F,
             DType::BF16 => DataType::CUDA_R_16BF,
         };
-        let (rows, cols, depth) = (product.to.num_rows() as u64, product.to.num_cols() as u64, product.depth as u64);
+        let (rows, cols, depth) = (rows as u64, product.to.num_cols() as u64, product.depth as u64);
         let mut operands = Self {
             matmul: result::create_matmul_desc(ComputeType::CUBLAS_COMPUTE_32F, DataType::CUDA_R_32F)?,
             weights: std::ptr::null_mut(),

@@ -2,8 +2,8 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use cudarc::driver::CudaGraph;
 use cudarc::driver::sys::{CUgraphInstantiate_flags as Instantiate, CUstreamCaptureMode as Mode};
-use cudarc::driver::{CudaEvent, CudaGraph, PinnedHostSlice, result};
 use rustllm_ops::{CapturedGraph, Error, Graphs, Indices, Result, RowReader, Tensor, Work};
 
 use crate::CudaBackend;
@@ -12,6 +12,7 @@ use crate::chain::{self, PinnedReader};
 use crate::device::Device;
 use crate::error::op_error;
 use crate::memory::DeviceMemory;
+use crate::pinned::Pinned;
 use crate::view::buffer_of;
 
 /// Elements that a list's place is a multiple of: places start on 256 bytes.
@@ -66,9 +67,7 @@ struct Inputs {
     device: Arc<DeviceMemory>,
     /// Where each list starts, and its length, in elements.
     places: Vec<(usize, usize)>,
-    staging: PinnedHostSlice<u32>,
-    /// That the device has read the staging memory.
-    copied: CudaEvent,
+    staging: Pinned<u32>,
 }
 
 impl Inputs {
@@ -79,13 +78,8 @@ impl Inputs {
             places.push((len, list.len()));
             len += list.len().next_multiple_of(GRANULE);
         }
-        let context = device.bind()?;
-        let refused = op_error("reserve memory for inputs");
-        // SAFETY: every element that is copied was written before, by `write`.
-        let staging = unsafe { context.alloc_pinned_with_flags::<u32>(len, 0) }.map_err(&refused)?;
-        let copied = context.new_event(None).map_err(&refused)?;
         let memory = device.alloc(&[len, size_of::<u32>()], "a graph's inputs")?;
-        Ok(Self { device: Arc::new(memory), places, staging, copied })
+        Ok(Self { device: Arc::new(memory), places, staging: Pinned::new(device, len)? })
     }
 
     /// The places as indices, whose host copies are `values`.
@@ -105,16 +99,12 @@ impl Inputs {
             let detail = format!("lists of {:?}, captured with {expected:?}", lens().collect::<Vec<_>>());
             return Err(Error::Shape { op: "launch", detail });
         }
-        device.bind()?;
-        let refused = op_error("copy inputs to the device");
-        self.copied.synchronize().map_err(&refused)?;
-        let staging = self.staging.as_mut_slice().map_err(&refused)?;
+        let staging = self.staging.elements()?;
         for (values, (start, len)) in values.iter().zip(&self.places) {
             staging[*start..*start + *len].copy_from_slice(values);
         }
-        // SAFETY: the device's memory is as long as the staging memory, which is not written until the event has come.
-        let sent = unsafe { result::memcpy_htod_async(self.device.address(), staging, device.stream().cu_stream()) };
-        sent.and_then(|()| self.copied.record(device.stream())).map_err(&refused)
+        // SAFETY: the device's memory was made as long as the staging memory.
+        unsafe { self.staging.send(device, self.staging.len(), self.device.address()) }
     }
 }
 
@@ -126,10 +116,10 @@ struct State {
 // SAFETY: the graph's handles belong to no thread; the mutex they are kept in lets one thread use them at a time.
 unsafe impl Send for State {}
 
-/// Recorded launches, their inputs and the device they run on.
+/// Recorded launches, their inputs and the device they run on, which has the kernels and goes last.
 struct Captured {
-    device: Arc<Device>,
     state: Mutex<State>,
+    device: Arc<Device>,
 }
 
 impl std::fmt::Debug for Captured {

@@ -38,6 +38,7 @@ mod memory;
 mod modules;
 mod moe;
 mod nvrtc;
+mod pinned;
 mod sampling;
 mod upload;
 mod view;

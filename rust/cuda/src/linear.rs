@@ -300,7 +300,10 @@ pub(crate) fn linear(
     if let (Some(cublas), WeightFormat::Dense(dtype @ (DType::F16 | DType::BF16))) = (&backend.cublas, weight.format)
         && x.rows() > SKINNY_16X32.rows
     {
-        return by_cublas(backend, cublas, x, (weight, dtype), bias, then);
+        let result = by_cublas(backend, cublas, x, (weight, dtype), bias, then)?;
+        if let Some(result) = result {
+            return Ok(result);
+        }
     }
     let packed = DeviceWeight::of(weight, backend.id)?;
     let (activation, gated) = match then {
@@ -339,7 +342,7 @@ pub(crate) fn linear(
     Ok(result)
 }
 
-/// [`linear`] of 16-bit weights, its products by cuBLASLt.
+/// [`linear`] of 16-bit weights, its products by cuBLASLt, unless that refuses them.
 fn by_cublas(
     backend: &CudaBackend,
     cublas: &CublasLt,
@@ -347,7 +350,7 @@ fn by_cublas(
     (weight, dtype): (&Weight, DType),
     bias: Option<&Tensor>,
     then: Then,
-) -> Result<Tensor> {
+) -> Result<Option<Tensor>> {
     let packed = DeviceWeight::of(weight, backend.id)?;
     let inputs = Inputs::new(backend, backend.view(x)?, weight.format)?;
     let (result, to) = backend.result(x.rows(), weight.out_features)?;
@@ -361,10 +364,12 @@ fn by_cublas(
         depth: weight.in_features,
         bias: optional_vector(bias, backend.id)?,
     };
-    cublas.multiply(backend, &product)?;
-    match then {
-        Then::Nothing => Ok(result),
-        Then::Activate(activation) => backend.activation(&result, activation),
-        Then::Gate(activation) => backend.gated_activation(&result, activation),
+    if !cublas.multiply(backend, &product)? {
+        return Ok(None);
     }
+    Ok(Some(match then {
+        Then::Nothing => result,
+        Then::Activate(activation) => backend.activation(&result, activation)?,
+        Then::Gate(activation) => backend.gated_activation(&result, activation)?,
+    }))
 }

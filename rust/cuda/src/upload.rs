@@ -6,16 +6,21 @@
 //! ```
 //!
 //! The device reads page-locked memory by itself; the driver would copy other memory first, on one thread.
+//!
+//! What a step sends is small, and goes through a ring of page-locked slots:
+//!
+//! ```text
+//!   ids   positions   slots   ...        slot 0 │ slot 1 │ slot 2 │ ...      each is filled again once the device has read it
+//! ```
 
-use std::fmt;
+use std::mem::MaybeUninit;
 use std::num::NonZero;
-use std::thread;
+use std::{ptr, slice, thread};
 
-use cudarc::driver::{CudaEvent, PinnedHostSlice, result};
 use rustllm_ops::Result;
 
 use crate::device::Device;
-use crate::error::op_error;
+use crate::pinned::Pinned;
 
 /// Bytes of each of the two buffers.
 const BUFFER_BYTES: usize = 32 << 20;
@@ -26,46 +31,29 @@ const MAX_THREADS: usize = 8;
 /// Bytes below which a thread is not worth starting.
 const MIN_BYTES_PER_THREAD: usize = 1 << 20;
 
-/// Page-locked buffers, and whether the device has read them.
+/// Two page-locked buffers.
+#[derive(Debug)]
 pub(crate) struct Uploader {
-    buffers: [(PinnedHostSlice<u8>, CudaEvent); 2],
+    buffers: [Pinned<u8>; 2],
     next: usize,
     num_threads: usize,
 }
 
-impl fmt::Debug for Uploader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Uploader").field("num_threads", &self.num_threads).finish_non_exhaustive()
-    }
-}
-
 impl Uploader {
     pub fn new(device: &Device) -> Result<Self> {
-        let context = device.bind()?;
-        let refused = op_error("reserve page-locked memory");
-        let buffer = || {
-            // SAFETY: every byte that is copied to the device was written before, by `upload`.
-            let bytes = unsafe { context.alloc_pinned_with_flags::<u8>(BUFFER_BYTES, 0) }.map_err(&refused)?;
-            Ok::<_, rustllm_ops::Error>((bytes, context.new_event(None).map_err(&refused)?))
-        };
+        let buffer = || Pinned::new(device, BUFFER_BYTES);
         let num_threads = thread::available_parallelism().map_or(1, NonZero::get).min(MAX_THREADS);
         Ok(Self { buffers: [buffer()?, buffer()?], next: 0, num_threads })
     }
 
     /// Copies `from` to the device's memory at `to`, in the stream's order. `from` has been read when this returns.
     pub fn upload(&mut self, device: &Device, from: &[u8], to: u64) -> Result<()> {
-        device.bind()?;
-        let refused = op_error("copy weights to the device");
         for (i, chunk) in from.chunks(BUFFER_BYTES).enumerate() {
-            let (buffer, read) = &mut self.buffers[self.next];
+            let buffer = &mut self.buffers[self.next];
             self.next = 1 - self.next;
-            read.synchronize().map_err(&refused)?;
-            let staged = &mut buffer.as_mut_slice().map_err(&refused)?[..chunk.len()];
-            copy(chunk, staged, self.num_threads);
-            let to = to + (i * BUFFER_BYTES) as u64;
-            // SAFETY: the caller vouches for room at `to`; the buffer is not written before the event has come.
-            let sent = unsafe { result::memcpy_htod_async(to, staged, device.stream().cu_stream()) };
-            sent.and_then(|()| read.record(device.stream())).map_err(&refused)?;
+            copy(chunk, &mut buffer.elements()?[..chunk.len()], self.num_threads);
+            // SAFETY: the caller vouches for room at `to`.
+            unsafe { buffer.send(device, chunk.len(), to + (i * BUFFER_BYTES) as u64) }?;
         }
         Ok(())
     }
@@ -84,4 +72,36 @@ fn copy(from: &[u8], to: &mut [u8], num_threads: usize) {
             to.copy_from_slice(from);
         }
     });
+}
+
+/// Slots of the ring, and the bytes of each.
+const SLOTS: usize = 16;
+const SLOT_BYTES: usize = 256 << 10;
+
+/// The ring of slots.
+#[derive(Debug, Default)]
+pub(crate) struct Ring {
+    slots: Vec<Pinned<u8>>,
+    next: usize,
+}
+
+impl Ring {
+    /// As [`Uploader::upload`], for values that are sent while others wait for what comes after.
+    pub fn upload<T: Copy>(&mut self, device: &Device, from: &[T], to: u64) -> Result<()> {
+        // SAFETY: the slice's own bytes; those that its elements leave out are copied, and looked at by nobody.
+        let bytes = unsafe { slice::from_raw_parts(from.as_ptr().cast::<MaybeUninit<u8>>(), size_of_val(from)) };
+        for (i, chunk) in bytes.chunks(SLOT_BYTES).enumerate() {
+            if self.next == self.slots.len() {
+                self.slots.push(Pinned::new(device, SLOT_BYTES)?);
+            }
+            let slot = &mut self.slots[self.next];
+            self.next = (self.next + 1) % SLOTS;
+            let staged = slot.elements()?.as_mut_ptr();
+            // SAFETY: a chunk is no longer than a slot, and a slot is no part of what anybody uploads.
+            unsafe { ptr::copy_nonoverlapping(chunk.as_ptr().cast::<u8>(), staged, chunk.len()) };
+            // SAFETY: the caller vouches for room at `to`.
+            unsafe { slot.send(device, chunk.len(), to + (i * SLOT_BYTES) as u64) }?;
+        }
+        Ok(())
+    }
 }
