@@ -208,7 +208,7 @@ impl Backend for CudaBackend {
         if !self.supports(format) {
             return Err(Error::UnsupportedFormat { backend: NAME, format, what: "weights" });
         }
-        let packed = DeviceWeight::load(&self.device, &mut self.weight_loader(), self.id, parts, format)?;
+        let packed = DeviceWeight::load(self, &mut self.weight_loader(), parts, format)?;
         Ok(Weight { format, out_features, in_features, storage: Arc::new(packed) })
     }
 

@@ -10,9 +10,10 @@
 
 use std::any::Any;
 
-use rustllm_ops::{DType, Error, HostMatrix, Result, Storage, Weight, WeightFormat, check};
+use rustllm_ops::{DType, Error, HostMatrix, Result, Storage, Weight, WeightFormat, check, checked_size};
 
 use crate::NAME;
+use crate::backend::CudaBackend;
 use crate::device::{Device, Grid};
 use crate::kernels::{Decode, EncodeDense, EncodeInt4, EncodeInt8};
 use crate::upload::Uploader;
@@ -103,14 +104,13 @@ impl DeviceWeight {
 
     /// Makes a weight of `parts`, whose widths were checked.
     pub fn load(
-        device: &Device,
+        backend: &CudaBackend,
         loader: &mut WeightLoader,
-        backend: u64,
         parts: &[HostMatrix<'_>],
         format: WeightFormat,
     ) -> Result<Self> {
-        let shape = check::load_weight(parts)?;
-        let weight = Self::reserve(device, &mut loader.arena, backend, format, shape)?;
+        let (device, shape) = (&backend.device, check::load_weight(parts)?);
+        let weight = Self::reserve(device, &mut loader.arena, backend.id, format, shape)?;
         let uploader = match &mut loader.uploader {
             Some(uploader) => uploader,
             none => none.insert(Uploader::new(device)?),
@@ -121,7 +121,7 @@ impl DeviceWeight {
                 let to = weight.codes() + (first * weight.stride * part.dtype.size()) as u64;
                 uploader.upload(device, part.bytes, to)?;
             } else {
-                weight.convert_part(device, uploader, part, first)?;
+                weight.convert_part(backend, uploader, part, first)?;
             }
             first += part.rows;
             if let Some(source) = part.source {
@@ -139,17 +139,20 @@ impl DeviceWeight {
     /// Encodes a part as the rows from `first` on.
     fn convert_part(
         &self,
-        device: &Device,
+        backend: &CudaBackend,
         uploader: &mut Uploader,
         part: &HostMatrix<'_>,
         first: usize,
     ) -> Result<()> {
+        let device = &backend.device;
         let chunk_rows = (CHUNK_BYTES / size_of::<f32>() / part.cols.max(1)).clamp(1, part.rows.max(1));
-        let decoded = device.alloc(&[chunk_rows, part.cols, size_of::<f32>()], "weights being loaded")?;
+        // Of the arena, so that the next weight, and later activations, find it there.
+        let decoded =
+            backend.scratch(checked_size(&[chunk_rows, part.cols, size_of::<f32>()], "weights being loaded")?)?;
         let row_bytes = part.cols * part.dtype.size();
         // A row of a transposed part lies all over it, so all of it is copied.
         let raw_bytes = if part.transposed { part.bytes.len() } else { chunk_rows * row_bytes };
-        let raw = device.alloc(&[raw_bytes], "weights being loaded")?;
+        let raw = backend.scratch(raw_bytes)?;
         if part.transposed {
             uploader.upload(device, part.bytes, raw.address())?;
         }
