@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use rustllm::core::{FinishReason, SamplingParams};
 use rustllm::engine::{Device, Engine, EngineConfig, EngineRequest, LoadListener};
 use rustllm::ops::{DType, WeightFormat};
-use rustllm_cuda_simulator::use_cuda_device;
+use rustllm_cuda_simulator::{self as simulator, use_cuda_device};
 use support::{golden, request, run, run_on, run_stepping};
 
 /// Architectures whose steps differ: plain, with windows of their own blocks, with experts, with a latent cache.
@@ -277,6 +277,50 @@ fn a_row_without_numbers_ends_with_the_cause_when_the_next_step_is_under_way() {
     }
 }
 
+#[test]
+fn steps_that_cannot_be_captured_are_computed_as_any_other() {
+    if simulator::on_gpu() {
+        return;
+    }
+    use_cuda_device();
+    let expected = run(&config("llama"), token_requests(None)).sequences;
+    // The first capture is the largest step's, while the engine is loaded. Of steps some are captured, and some of those that
+    // come ahead of their tokens are not.
+    for captures in [1, 2, 3, 4] {
+        let mut engine = Engine::load(&config("llama"), None).unwrap();
+        simulator::limit_captures(captures - 1);
+        let overlapped = run_stepping(&mut engine, token_requests(None), Engine::step_overlapped);
+        simulator::limit_captures(u32::MAX);
+        assert_eq!(overlapped.sequences, expected, "{captures} captures");
+        assert_eq!(overlapped.stats.num_free_blocks, overlapped.stats.num_blocks);
+    }
+}
+
+#[test]
+fn a_device_that_fails_ends_what_it_computes_and_the_engine_says_so() {
+    if simulator::on_gpu() {
+        return;
+    }
+    // On a thread of its own, whose device stays broken.
+    let broken = std::thread::spawn(|| {
+        use_cuda_device();
+        let mut engine = Engine::load(&config("llama"), None).unwrap();
+        token_requests(None).into_iter().for_each(|request| engine.add_request(request));
+        engine.step_overlapped();
+        assert_eq!(engine.lost(), None);
+        simulator::break_device();
+        let outputs: Vec<_> = std::iter::repeat_with(|| engine.step_overlapped()).take(3).flatten().collect();
+        let cause = engine.lost().expect("the device is lost").to_owned();
+        (outputs, cause)
+    });
+    let (outputs, cause) = broken.join().unwrap();
+    assert!(cause.starts_with("the cuda device has failed") && cause.contains("CUDA_ERROR_ILLEGAL_ADDRESS"), "{cause}");
+    let mut ended: Vec<_> =
+        outputs.iter().filter(|output| output.error.is_some()).map(|output| &*output.request_id).collect();
+    ended.sort_unstable();
+    assert_eq!(ended, ["r0", "r1", "r2", "r3"]);
+}
+
 /// Keeps what is said while a model is loaded.
 #[derive(Default)]
 struct Notes(Vec<String>);
@@ -319,6 +363,6 @@ fn memory_is_planned_before_weights_are_loaded() {
 fn a_device_that_is_not_there_is_refused_by_number() {
     use_cuda_device();
     let refused = Engine::load(&EngineConfig { device: Device::Cuda(7), ..config("llama") }, None).unwrap_err();
-    let count = if rustllm_cuda_simulator::on_gpu() { return } else { 1 };
+    let count = if simulator::on_gpu() { return } else { 1 };
     assert_eq!(refused.to_string(), format!("there is no CUDA device 7: the driver sees {count}"));
 }

@@ -130,6 +130,9 @@ constexpr int kOwnSharedBytes = 128, kCommonSharedBytes = 48 << 10;
 // Whether this thread's device has failed: it stays so.
 thread_local bool broken = false;
 
+// How many more captures there is memory for on this thread's device.
+thread_local unsigned captures_left = ~0u;
+
 }  // namespace
 
 // -- what only tests call -------------------------------------------------------------------------------------------
@@ -141,6 +144,9 @@ extern "C" __attribute__((visibility("default"))) void simulator_set_max_shared_
 
 // From now on this thread finds its device as a kernel leaves it that read what is not there.
 extern "C" __attribute__((visibility("default"))) void simulator_break_device() { broken = true; }
+
+// From now on this thread captures so many graphs, and no more.
+extern "C" __attribute__((visibility("default"))) void simulator_limit_captures(unsigned captures) { captures_left = captures; }
 
 // The sizes of a kernel's arguments. Returns how many there are, or -1 if there is no such kernel.
 API simulator_arguments(const char* name, size_t* bytes, int capacity) {
@@ -345,6 +351,8 @@ API cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y, unsigned gr
 
 API cuStreamBeginCapture_v2(void* stream, int) {
   if (!stream || captures(stream)) return kCaptureUnsupported;
+  if (captures_left == 0) return kOutOfMemory;
+  captures_left -= captures_left != ~0u;
   stream_of(stream).capture = std::make_unique<Graph>();
   return kSuccess;
 }

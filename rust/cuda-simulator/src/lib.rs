@@ -66,6 +66,20 @@ pub fn set_max_shared_bytes(bytes: u32) {
     }
 }
 
+/// Breaks the device for this thread, as a kernel does that reads what is not there: whatever is asked of it fails from now on.
+pub fn break_device() {
+    type BreakDevice = unsafe extern "C" fn();
+    // SAFETY: the symbol has this type.
+    unsafe { load().get::<BreakDevice>(b"simulator_break_device\0").expect("the simulator has it")() }
+}
+
+/// Lets this thread capture so many more graphs.
+pub fn limit_captures(captures: u32) {
+    type LimitCaptures = unsafe extern "C" fn(u32);
+    // SAFETY: the symbol has this type.
+    unsafe { load().get::<LimitCaptures>(b"simulator_limit_captures\0").expect("the simulator has it")(captures) }
+}
+
 /// The names of all kernels, in alphabetical order.
 pub fn kernels() -> Vec<String> {
     type KernelName = unsafe extern "C" fn(usize) -> *const c_char;

@@ -125,8 +125,16 @@ impl CudaBackend {
     /// Memory of the arena for `bytes`.
     pub(crate) fn scratch(&self, bytes: usize) -> Result<Arc<Buffer>> {
         let mut arenas = self.arenas();
-        let arena = if arenas.capturing { &mut arenas.captured } else { &mut arenas.eager };
-        arena.take(bytes, |bytes| self.buffer(bytes))
+        if arenas.capturing {
+            return arenas.captured.take(bytes, |bytes| self.buffer(bytes));
+        }
+        match arenas.eager.take(bytes, |bytes| self.buffer(bytes)) {
+            Err(Error::OutOfMemory { .. }) => {
+                arenas.eager.give_back();
+                arenas.eager.take(bytes, |bytes| self.buffer(bytes))
+            }
+            taken => taken,
+        }
     }
 
     /// Memory for what is of use inside one op only.
@@ -240,6 +248,8 @@ impl Backend for CudaBackend {
     }
 
     fn alloc_kv_cache(&self, spec: &KvCacheSpec) -> Result<KvCache> {
+        // Weights are there by now.
+        self.weight_loader().give_back_buffers();
         kv_cache::alloc(&self.device, self.id, spec)
     }
 

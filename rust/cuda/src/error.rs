@@ -1,4 +1,5 @@
 use cudarc::driver::DriverError;
+use cudarc::driver::sys::CUresult;
 use rustllm_ops::Error;
 
 use crate::NAME;
@@ -102,5 +103,29 @@ pub(crate) fn describe(error: DriverError) -> String {
 
 /// An op's failure.
 pub(crate) fn op_error(what: &'static str) -> impl Fn(DriverError) -> Error {
-    move |error| CudaError::driver(what)(error).into()
+    move |error| {
+        let refused = CudaError::driver(what)(error);
+        if is_final(error.0) {
+            return Error::DeviceLost { backend: NAME, message: refused.to_string() };
+        }
+        refused.into()
+    }
+}
+
+/// Whether the driver answers so once a kernel has broken the context, to all that is asked of it from then on.
+fn is_final(code: CUresult) -> bool {
+    matches!(
+        code,
+        CUresult::CUDA_ERROR_ECC_UNCORRECTABLE
+            | CUresult::CUDA_ERROR_ILLEGAL_ADDRESS
+            | CUresult::CUDA_ERROR_LAUNCH_TIMEOUT
+            | CUresult::CUDA_ERROR_CONTEXT_IS_DESTROYED
+            | CUresult::CUDA_ERROR_ASSERT
+            | CUresult::CUDA_ERROR_HARDWARE_STACK_ERROR
+            | CUresult::CUDA_ERROR_ILLEGAL_INSTRUCTION
+            | CUresult::CUDA_ERROR_MISALIGNED_ADDRESS
+            | CUresult::CUDA_ERROR_INVALID_ADDRESS_SPACE
+            | CUresult::CUDA_ERROR_INVALID_PC
+            | CUresult::CUDA_ERROR_LAUNCH_FAILED
+    )
 }

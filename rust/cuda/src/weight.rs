@@ -30,8 +30,15 @@ const ALIGNMENT: usize = 16;
 #[derive(Debug, Default)]
 pub(crate) struct WeightLoader {
     pub arena: WeightArena,
-    /// Once a weight was loaded.
+    /// While weights are loaded.
     uploader: Option<Uploader>,
+}
+
+impl WeightLoader {
+    /// Gives page-locked memory back until another weight is loaded.
+    pub fn give_back_buffers(&mut self) {
+        self.uploader = None;
+    }
 }
 
 /// A weight's memory.

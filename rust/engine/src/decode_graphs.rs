@@ -26,8 +26,8 @@ use std::collections::HashMap;
 use rustllm_core::SeqId;
 use rustllm_models::{ForwardContext, Model};
 use rustllm_ops::{
-    Backend, CapturedGraph, Error, Graphs, Indices, KvCache, NO_ROW, Predictions, Result, RowReader, SamplingRow,
-    Tensor,
+    Backend, CapturedGraph, Error, Graphs, Indices, KvCache, KvCacheSpec, NO_ROW, Predictions, Result, RowReader,
+    SamplingRow, Tensor,
 };
 
 use crate::batch::{self, Scheduled};
@@ -70,6 +70,16 @@ struct Captured {
     tokens: Tensor,
 }
 
+/// What came of a bucket.
+#[derive(Debug)]
+enum Seen {
+    /// A step in it was computed as any other.
+    Once,
+    Captured(Captured),
+    /// The device has no memory for it: its steps are computed as any other.
+    Refused,
+}
+
 /// The graphs captured so far.
 #[derive(Debug)]
 pub(crate) struct DecodeGraphs {
@@ -77,8 +87,7 @@ pub(crate) struct DecodeGraphs {
     enforce_eager: bool,
     /// The spare block.
     spare: u32,
-    /// `None` for a bucket seen once.
-    buckets: HashMap<Bucket, Option<Captured>>,
+    buckets: HashMap<Bucket, Seen>,
     /// Tokens of the step launched last, once there was one, and whose they are.
     latest: Option<Tensor>,
     latest_seqs: Vec<SeqId>,
@@ -114,7 +123,7 @@ impl DecodeGraphs {
     }
 
     /// Computes a step by a graph: of every sequence its logits and, if `drawn` says how, the token drawn in place of the
-    /// likeliest. `None` if that is not how the step is to be computed.
+    /// likeliest. `None` if that is not how the step is to be computed: for one ahead of its tokens, not before they are known.
     pub fn predict(
         &mut self,
         computes: Computes<'_>,
@@ -134,17 +143,22 @@ impl DecodeGraphs {
         // What is ahead cannot wait for the bucket to be seen again: it will be, by the step after.
         let is_ahead = sources.iter().any(|row| *row != NO_ROW);
         if !is_ahead && !self.buckets.contains_key(&bucket) {
-            self.buckets.insert(bucket, None);
+            self.buckets.insert(bucket, Seen::Once);
             return Ok(None);
         }
         let latest = match &self.latest {
             Some(latest) => latest,
             None => self.latest.insert(computes.backend.tensor(&[0.0; 2 * MAX_SEQS], MAX_SEQS, 2)?),
         };
-        let captured = match self.buckets.entry(bucket).or_default() {
-            Some(captured) => captured,
-            unseen => unseen.insert(capture(graphs, computes, bucket, (self.spare, latest))?),
-        };
+        let seen = self.buckets.entry(bucket).or_insert(Seen::Once);
+        if let Seen::Once = seen {
+            *seen = match capture(graphs, computes, bucket, (self.spare, latest)) {
+                Ok(captured) => Seen::Captured(captured),
+                Err(error @ Error::DeviceLost { .. }) => return Err(error),
+                Err(_) => Seen::Refused,
+            };
+        }
+        let Seen::Captured(captured) = seen else { return Ok(None) };
         let spec = computes.kv_cache.spec();
         let blocks_per_seq = bucket.len.div_ceil(spec.block_size);
         let mut lists = batch::lists(scheduled, spec, blocks_per_seq);
@@ -186,6 +200,17 @@ impl DecodeGraphs {
         self.readers.push(reader);
         Ok(tokens)
     }
+}
+
+/// Captures the largest step there can be, of up to `max_num_seqs` sequences, and forgets it: the memory that captured steps
+/// compute in is then part of what is in use.
+pub(crate) fn reserve(backend: &dyn Backend, model: &dyn Model, spec: &KvCacheSpec, max_num_seqs: usize) -> Result<()> {
+    let Some(graphs) = backend.graphs() else { return Ok(()) };
+    let kv_cache = backend.alloc_kv_cache(&KvCacheSpec { num_blocks: 1, ..spec.clone() })?;
+    let bucket = Bucket::of(max_num_seqs.min(MAX_SEQS), 1, MIN_LEN, backend.sampler().is_some());
+    let latest = backend.tensor(&[0.0; 2 * MAX_SEQS], MAX_SEQS, 2)?;
+    let computes = Computes { backend, model, kv_cache: &kv_cache };
+    capture(graphs, computes, bucket, (0, &latest)).map(drop)
 }
 
 /// The list of what `num_seqs` sequences draw with: those of `rows`, then greedy ones.

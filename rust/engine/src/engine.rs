@@ -26,6 +26,8 @@ pub struct Engine {
     /// Of the overlapped loop.
     pub(crate) under_way: Option<StepUnderWay>,
     overlaps: bool,
+    /// Why nothing can be computed any more.
+    lost: Option<String>,
 }
 
 impl Engine {
@@ -50,6 +52,7 @@ impl Engine {
             ended: Vec::new(),
             under_way: None,
             overlaps,
+            lost: None,
         }
     }
 
@@ -146,6 +149,11 @@ impl Engine {
         self.overlaps
     }
 
+    /// Why the device computes nothing any more, if it has failed. Sequences that a step finds then end with an error.
+    pub fn lost(&self) -> Option<&str> {
+        self.lost.as_deref()
+    }
+
     /// One step: decide, compute, record. Returns what every sequence that got a token or ended produced.
     ///
     /// A step whose computation fails ends the sequences that were in it, with `error`, and no others.
@@ -193,6 +201,9 @@ impl Engine {
 
     /// Ends the sequences of a step that could not be computed.
     pub(crate) fn fail(&mut self, scheduled: &SchedulerOutput, error: &Error, outputs: &mut Vec<EngineOutput>) {
+        if let Error::DeviceLost { .. } = error {
+            self.lost.get_or_insert_with(|| error.to_string());
+        }
         for update in self.scheduler.fail_step(scheduled) {
             let output = self.output(update, SampledRow::default());
             outputs.push(EngineOutput { error: Some(error.to_string()), ..output });

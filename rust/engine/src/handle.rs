@@ -257,6 +257,10 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, outbox: &Sender<Vec<Engine
                 if !outputs.is_empty() && outbox.send(outputs).is_err() {
                     return;
                 }
+                if let Some(cause) = engine.lost() {
+                    *lock(&shared.death) = Some(cause.to_owned());
+                    return;
+                }
             }
         }
     }));

@@ -200,6 +200,9 @@ fn plan(
         let num_logits = if loaded.pooler.is_none() { decode_graphs::padded_seqs(config.max_num_seqs) } else { 0 };
         let sizes = (step_tokens, num_logits, loaded.max_model_len);
         profile::run_largest_step(backend, &*loaded.model, &spec, sizes)?;
+        if loaded.pooler.is_none() && !config.enforce_eager {
+            decode_graphs::reserve(backend, &*loaded.model, &spec, config.max_num_seqs)?;
+        }
     }
     let mut scheduler = SchedulerConfig {
         max_num_seqs: config.max_num_seqs,

@@ -44,6 +44,8 @@ pub(crate) enum Begun {
     Computed(Vec<SampledRow>),
     /// To the device, which will send its tokens.
     Launched(PendingTokens),
+    /// Not at all: it has to wait for the tokens of the step before it.
+    Waits,
 }
 
 /// What is scheduled, with the sequences.
@@ -87,11 +89,13 @@ impl ModelRunner {
         }
     }
 
-    /// As [`execute`](Self::execute), but does not wait for the tokens of a step that a graph computes whole.
+    /// As [`execute`](Self::execute), but does not wait for the tokens of a step that a graph computes whole, nor computes one
+    /// that is ahead of its tokens in another way.
     pub fn begin(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Begun> {
         let scheduled = scheduled(scheduler, &output.sequences);
         let Some(predictions) = self.launch_graph(&scheduled)? else {
-            return self.execute_eagerly(&scheduled).map(Begun::Computed);
+            let is_ahead = scheduled.iter().any(|(entry, _)| entry.is_ahead);
+            return if is_ahead { Ok(Begun::Waits) } else { self.execute_eagerly(&scheduled).map(Begun::Computed) };
         };
         match self.backend.graphs().filter(|_| self.sampling.are_decided_by_graph(&*self.backend, &scheduled)) {
             Some(graphs) => self.graphs.start_reading(graphs, &predictions.argmax).map(Begun::Launched),
@@ -109,18 +113,38 @@ impl ModelRunner {
         let tokens = self.graphs.read(tokens)?;
         let mut rows: Vec<SampledRow> =
             tokens.iter().take(output.sequences.len()).map(|[token_id, _]| SampledRow::of(*token_id as u32)).collect();
-        // Their logits are gone by now. Computed again, the sampler says what is wrong with them. Of sequences that have ended
-        // meanwhile nothing is wanted, and not even their tokens may be known.
-        let goes_on = |seq_id| scheduler.sequence(seq_id).is_some_and(|sequence| !sequence.is_finished());
-        let is_undecided = |row: &usize| !tokens[*row][1].is_finite() && goes_on(output.sequences[*row].seq_id);
-        let undecided: Vec<usize> = (0..rows.len()).filter(is_undecided).collect();
-        if !undecided.is_empty() {
-            let known = |row: &usize| ScheduledSequence { is_ahead: false, ..output.sequences[*row] };
-            let entries: Vec<ScheduledSequence> = undecided.iter().map(known).collect();
-            let again = self.execute_eagerly(&scheduled(scheduler, &entries))?;
-            undecided.into_iter().zip(again).for_each(|(row, sampled)| rows[row] = sampled);
-        }
+        // Their logits are gone by now. Computed again, the sampler says what is wrong with them.
+        let undecided: Vec<usize> = (0..rows.len()).filter(|row| !tokens[*row][1].is_finite()).collect();
+        self.execute_known(scheduler, output, &undecided, &mut rows)?;
         Ok(rows)
+    }
+
+    /// Computes a step that was decided ahead of its tokens, now that they are known.
+    pub fn execute_late(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Vec<SampledRow>> {
+        let mut rows: Vec<SampledRow> = output.sequences.iter().map(|_| SampledRow::default()).collect();
+        let all: Vec<usize> = (0..rows.len()).collect();
+        self.execute_known(scheduler, output, &all, &mut rows)?;
+        Ok(rows)
+    }
+
+    /// Computes these `rows` of a step by tokens that are known, but for sequences that have ended meanwhile: of those nothing is
+    /// wanted.
+    fn execute_known(
+        &mut self,
+        scheduler: &Scheduler,
+        output: &SchedulerOutput,
+        which: &[usize],
+        rows: &mut [SampledRow],
+    ) -> Result<()> {
+        let goes_on = |seq_id| scheduler.sequence(seq_id).is_some_and(|sequence| !sequence.is_finished());
+        let wanted = which.iter().filter(|row| goes_on(output.sequences[**row].seq_id));
+        let known = |row: &usize| (*row, ScheduledSequence { is_ahead: false, ..output.sequences[*row] });
+        let (places, entries): (Vec<usize>, Vec<ScheduledSequence>) = wanted.map(known).unzip();
+        if !entries.is_empty() {
+            let computed = self.execute_eagerly(&scheduled(scheduler, &entries))?;
+            places.into_iter().zip(computed).for_each(|(row, sampled)| rows[row] = sampled);
+        }
+        Ok(())
     }
 
     fn launch_graph(&mut self, scheduled: &[Scheduled<'_>]) -> Result<Option<Predictions>> {

@@ -13,7 +13,7 @@
 //! whole. Wherever one of them says no, the step is taken in first, and the loop is [`Engine::step`]. Tokens are the same.
 
 use rustllm_core::SchedulerOutput;
-use rustllm_ops::{Error, Result};
+use rustllm_ops::Result;
 
 use crate::decode_graphs::PendingTokens;
 use crate::model_runner::Begun;
@@ -33,13 +33,13 @@ impl Engine {
         let Some(step) = self.under_way.take().or_else(|| self.begin_next(&mut outputs)) else { return outputs };
         let ahead = self.scheduler.schedule_ahead().map(|scheduled| {
             self.num_steps += 1;
-            let begun = self.runner.begin(&self.scheduler, &scheduled).and_then(launched);
+            let begun = self.runner.begin(&self.scheduler, &scheduled);
             (scheduled, begun)
         });
         let taken_in = self.take_in(step, &mut outputs);
         if let Some((scheduled, begun)) = ahead {
             match taken_in.and(begun) {
-                Ok(tokens) => self.under_way = Some(StepUnderWay { scheduled, tokens }),
+                Ok(begun) => self.under_way = self.go_on(scheduled, begun, &mut outputs),
                 Err(error) => self.fail(&scheduled, &error, &mut outputs),
             }
         }
@@ -64,8 +64,28 @@ impl Engine {
             return None;
         }
         match self.runner.begin(&self.scheduler, &scheduled) {
-            Ok(Begun::Launched(tokens)) => return Some(StepUnderWay { scheduled, tokens }),
-            Ok(Begun::Computed(rows)) => self.record(&scheduled, rows, outputs),
+            Ok(begun) => self.go_on(scheduled, begun, outputs),
+            Err(error) => {
+                self.fail(&scheduled, &error, outputs);
+                None
+            }
+        }
+    }
+
+    /// What is left to wait for of a step that was begun. The step before it, if there was one, has been taken in.
+    fn go_on(
+        &mut self,
+        scheduled: SchedulerOutput,
+        begun: Begun,
+        outputs: &mut Vec<EngineOutput>,
+    ) -> Option<StepUnderWay> {
+        let rows = match begun {
+            Begun::Launched(tokens) => return Some(StepUnderWay { scheduled, tokens }),
+            Begun::Computed(rows) => Ok(rows),
+            Begun::Waits => self.runner.execute_late(&self.scheduler, &scheduled),
+        };
+        match rows {
+            Ok(rows) => self.record(&scheduled, rows, outputs),
             Err(error) => self.fail(&scheduled, &error, outputs),
         }
         None
@@ -82,15 +102,5 @@ impl Engine {
             }
         }
         Ok(())
-    }
-}
-
-/// The tokens of a step that must not have been waited for.
-fn launched(begun: Begun) -> Result<PendingTokens> {
-    match begun {
-        Begun::Launched(tokens) => Ok(tokens),
-        Begun::Computed(_) => {
-            Err(Error::Shape { op: "launch", detail: "a step ahead of its tokens is no captured one".into() })
-        }
     }
 }

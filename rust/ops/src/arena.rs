@@ -69,6 +69,11 @@ impl<B> Arena<B> {
         self.slots.push(Slot { buffer: Arc::clone(&buffer), bytes, last_taken: self.tick });
         Ok(buffer)
     }
+
+    /// Gives back what nothing refers to.
+    pub fn give_back(&mut self) {
+        self.slots.retain(|slot| Arc::strong_count(&slot.buffer) > 1);
+    }
 }
 
 /// `sizes[0] * sizes[1] * ...` bytes for `what`.
@@ -112,6 +117,16 @@ mod tests {
             step(&mut arena);
         }
         assert_eq!(arena.slots.len(), 3);
+    }
+
+    #[test]
+    fn gives_back_what_is_free_when_asked() {
+        let mut arena = Arena::default();
+        let (held, dropped) = (take(&mut arena, 20_000), take(&mut arena, 5_000));
+        drop(dropped);
+        arena.give_back();
+        assert_eq!(arena.slots.len(), 1);
+        assert_eq!((*held, *take(&mut arena, 5_000)), (0, 1));
     }
 
     #[test]

@@ -37,6 +37,14 @@ pub enum Error {
         /// The backend that was asked to compute with it.
         backend: &'static str,
     },
+    /// A device that has failed, and computes nothing any more.
+    #[error("the {backend} device has failed: {message}")]
+    DeviceLost {
+        /// The backend whose device it is.
+        backend: &'static str,
+        /// What the driver said.
+        message: String,
+    },
     /// A failure inside the library or driver a backend stands on.
     #[error("{backend}: {message}")]
     Backend {
