@@ -308,6 +308,13 @@ class Engine:
     def has_unfinished(self) -> bool:
         """Whether a request has outputs still to come from `step`."""
 
+    def check_health(self) -> None:
+        """Does nothing while requests are taken.
+
+        Raises:
+            EngineDeadError: the engine has stopped.
+        """
+
     @property
     def num_unfinished(self) -> int:
         """Requests with outputs still to come."""

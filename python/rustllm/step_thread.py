@@ -59,6 +59,7 @@ class StepThread:
         """Raises `EngineDeadError` unless requests are taken."""
         if not self.is_running:
             raise self.dead_error()
+        self._engine.check_health()
 
     def dead_error(self) -> EngineDeadError:
         """The error for those who want something of a stopped engine."""

@@ -287,6 +287,13 @@ def test_shutdown_fails_what_waits() -> None:
     assert (engine.is_running, engine.is_stopped, engine.errored) == (False, True, False)
 
 
+def test_an_engine_that_died_while_idle_is_not_healthy() -> None:
+    engine = AsyncEngine(EngineArgs(num_gpu_blocks_override=1024))
+    engine.model.engine.shutdown()
+    with pytest.raises(EngineDeadError, match="it was shut down"):
+        asyncio.run(engine.check_health())
+
+
 def test_a_dead_engine_fails_what_waits() -> None:
     engine = AsyncEngine(EngineArgs(num_gpu_blocks_override=1024))
 

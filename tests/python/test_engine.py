@@ -181,8 +181,11 @@ def test_the_prefix_cache_can_be_forgotten(engine: Engine) -> None:
 
 
 def test_a_stopped_engine_says_so(engine: Engine) -> None:
+    engine.check_health()
     engine.shutdown()
     engine.shutdown()
+    with pytest.raises(EngineDeadError, match="the engine has stopped"):
+        engine.check_health()
     with pytest.raises(EngineDeadError, match="the engine has stopped"):
         engine.add_request("a", [1], GREEDY)
     assert engine.step() == []

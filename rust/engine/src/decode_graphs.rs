@@ -202,12 +202,17 @@ impl DecodeGraphs {
     }
 }
 
-/// Captures the largest step there can be, of up to `max_num_seqs` sequences, and forgets it: the memory that captured steps
-/// compute in is then part of what is in use.
-pub(crate) fn reserve(backend: &dyn Backend, model: &dyn Model, spec: &KvCacheSpec, max_num_seqs: usize) -> Result<()> {
+/// Captures the largest step there can be, of `max_num_seqs` sequences if so many are captured, and forgets it: the memory that
+/// captured steps compute in is then part of what is in use.
+pub(crate) fn reserve(
+    backend: &dyn Backend,
+    model: &dyn Model,
+    spec: &KvCacheSpec,
+    (max_num_seqs, max_model_len): (usize, usize),
+) -> Result<()> {
     let Some(graphs) = backend.graphs() else { return Ok(()) };
     let kv_cache = backend.alloc_kv_cache(&KvCacheSpec { num_blocks: 1, ..spec.clone() })?;
-    let bucket = Bucket::of(max_num_seqs.min(MAX_SEQS), 1, MIN_LEN, backend.sampler().is_some());
+    let bucket = Bucket::of(max_num_seqs.min(MAX_SEQS), 1, max_model_len, backend.sampler().is_some());
     let latest = backend.tensor(&[0.0; 2 * MAX_SEQS], MAX_SEQS, 2)?;
     let computes = Computes { backend, model, kv_cache: &kv_cache };
     capture(graphs, computes, bucket, (0, &latest)).map(drop)

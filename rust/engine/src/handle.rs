@@ -180,6 +180,14 @@ impl EngineHandle {
         lock(&self.unfinished).len()
     }
 
+    /// Does nothing while requests are taken.
+    ///
+    /// # Errors
+    /// [`EngineError::Dead`] when the engine has stopped.
+    pub fn check_health(&self) -> Result<(), EngineError> {
+        if lock(&self.shared.death).is_some() { Err(self.death()) } else { Ok(()) }
+    }
+
     /// Counters and gauges as of the last step.
     pub fn stats(&self) -> EngineStats {
         *lock(&self.shared.stats)
@@ -254,22 +262,18 @@ fn run(mut engine: Engine, inbox: &Receiver<Command>, outbox: &Sender<Vec<Engine
             if engine.has_unfinished() {
                 let outputs = if engine.overlaps_steps() { engine.step_overlapped() } else { engine.step() };
                 *lock(&shared.stats) = engine.stats();
-                if !outputs.is_empty() && outbox.send(outputs).is_err() {
-                    return;
-                }
-                if let Some(cause) = engine.lost() {
-                    *lock(&shared.death) = Some(cause.to_owned());
+                *lock(&shared.death) = engine.lost().map(ToOwned::to_owned);
+                if (!outputs.is_empty() && outbox.send(outputs).is_err()) || engine.lost().is_some() {
                     return;
                 }
             }
         }
     }));
-    if let Err(panic) = end {
-        let message = panic
-            .downcast_ref::<String>()
-            .cloned()
-            .or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string))
-            .unwrap_or_else(|| "a panic without a message".into());
-        *lock(&shared.death) = Some(message);
-    }
+    let panicked = end.err().map(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        text.unwrap_or_else(|| "a panic without a message".into())
+    });
+    let mut death = lock(&shared.death);
+    *death = panicked.or(death.take()).or_else(|| Some("it was shut down".into()));
 }

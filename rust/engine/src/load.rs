@@ -201,7 +201,7 @@ fn plan(
         let sizes = (step_tokens, num_logits, loaded.max_model_len);
         profile::run_largest_step(backend, &*loaded.model, &spec, sizes)?;
         if loaded.pooler.is_none() && !config.enforce_eager {
-            decode_graphs::reserve(backend, &*loaded.model, &spec, config.max_num_seqs)?;
+            decode_graphs::reserve(backend, &*loaded.model, &spec, (config.max_num_seqs, loaded.max_model_len))?;
         }
     }
     let mut scheduler = SchedulerConfig {

@@ -307,6 +307,11 @@ impl Engine {
         self.handle.has_unfinished()
     }
 
+    /// Does nothing while requests are taken; raises EngineDeadError once the engine has stopped.
+    fn check_health(&self, py: Python<'_>) -> PyResult<()> {
+        self.handle.check_health().map_err(|error| errors::engine(py, &error))
+    }
+
     /// Requests with outputs still to come.
     #[getter]
     fn num_unfinished(&self) -> usize {
