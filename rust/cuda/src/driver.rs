@@ -1,6 +1,6 @@
 //! The driver, looked for before anything is asked of it: cudarc panics where there is none.
 
-use std::ffi::c_int;
+use std::ffi::{CStr, c_char, c_int};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
@@ -46,12 +46,26 @@ fn missing(what: &'static str) -> impl Fn(libloading::Error) -> CudaError {
     move |error| CudaError::Driver { what, message: cause(&error) }
 }
 
-fn refused(what: &'static str, result: c_int) -> Result<(), CudaError> {
+fn refused(library: &Library, what: &'static str, result: c_int) -> Result<(), CudaError> {
     match result {
         0 => Ok(()),
         // CUDA_ERROR_NO_DEVICE, which `cuInit` answers on a machine whose driver has nothing to drive.
         100 => Err(CudaError::NoDevice { ordinal: 0, count: 0 }),
-        error => Err(CudaError::Driver { what, message: format!("error {error}") }),
+        error => {
+            let name = name_of(library, error).map_or_else(String::new, |name| format!("{name}, "));
+            Err(CudaError::Driver { what, message: format!("{name}error {error}") })
+        }
+    }
+}
+
+/// What the driver calls an error.
+fn name_of(library: &Library, error: c_int) -> Option<String> {
+    type GetErrorName = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+    let mut name = std::ptr::null();
+    // SAFETY: the function has this type since CUDA 6; what it gives is null or a string that stays.
+    unsafe {
+        library.get::<GetErrorName>(b"cuGetErrorName\0").ok()?(error, &mut name);
+        (!name.is_null()).then(|| CStr::from_ptr(name).to_string_lossy().into_owned())
     }
 }
 
@@ -61,11 +75,11 @@ fn ask(library: &Library, what: &'static str, symbol: &[u8]) -> Result<c_int, Cu
     let mut answer = 0;
     // SAFETY: the functions asked for have this type since the first CUDA, and write one number.
     let result = unsafe { library.get::<Ask>(symbol).map_err(missing(what))?(&mut answer) };
-    refused(what, result).map(|()| answer)
+    refused(library, what, result).map(|()| answer)
 }
 
 fn initialize(library: &Library) -> Result<(), CudaError> {
     type Init = unsafe extern "C" fn(u32) -> c_int;
     // SAFETY: the function has this type since the first CUDA.
-    refused("start", unsafe { library.get::<Init>(b"cuInit\0").map_err(missing("start"))?(0) })
+    refused(library, "start", unsafe { library.get::<Init>(b"cuInit\0").map_err(missing("start"))?(0) })
 }

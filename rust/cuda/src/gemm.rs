@@ -87,24 +87,29 @@ fn rounded(rows: usize) -> usize {
 
 /// The library, if this machine has it in the release that the bindings are of.
 fn open_library() -> Option<Library> {
+    type GetVersion = unsafe extern "C" fn() -> usize;
     // As the bindings do after this: they take the first of the names that there is, and panic where a symbol is missing.
-    ["libcublasLt.so", "libcublasLt.so.13"].into_iter().find_map(|name| {
+    let library = ["libcublasLt.so", "libcublasLt.so.13"].into_iter().find_map(|name| {
         // SAFETY: the initializers of the library do nothing that a process need prepare for.
         unsafe { Library::open(Some(name), RTLD_NOW | RTLD_GLOBAL) }.ok()
-    })
+    })?;
+    // SAFETY: the symbol has this type.
+    let version = unsafe { library.get::<GetVersion>(b"cublasLtGetVersion\0").ok()?() };
+    // 130000 is 13.0.
+    (version / 10_000 == MAJOR).then_some(library)
+}
+
+/// Whether this machine has the library.
+pub(crate) fn is_installed() -> bool {
+    open_library().is_some()
 }
 
 impl CublasLt {
     /// The library, if this machine has it and it takes to the device that is current.
     pub fn find() -> Option<Self> {
-        type GetVersion = unsafe extern "C" fn() -> usize;
-        let library = open_library()?;
-        // SAFETY: the symbol has this type.
-        let version = unsafe { library.get::<GetVersion>(b"cublasLtGetVersion\0").ok()?() };
         // It stays loaded: the bindings open it again by name, and cannot do without.
-        std::mem::forget(library);
-        // Versions are 130000 for 13.0.
-        let handle = (version / 10_000 == MAJOR).then(result::create_handle)?.ok()?;
+        std::mem::forget(open_library()?);
+        let handle = result::create_handle().ok()?;
         Some(Self { handle, algorithms: Mutex::default() })
     }
 

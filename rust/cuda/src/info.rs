@@ -1,9 +1,8 @@
 use cudarc::driver::result::device;
 use cudarc::driver::sys::CUdevice_attribute as Attribute;
-use libloading::os::unix::Library;
 
 use crate::nvrtc::Nvrtc;
-use crate::{CudaError, Driver, probe};
+use crate::{CudaError, Driver, gemm, probe};
 
 /// What of CUDA a machine has.
 #[derive(Debug)]
@@ -36,8 +35,7 @@ pub fn info() -> CudaInfo {
     CudaInfo {
         devices: ordinals.map_while(device_info).collect(),
         driver,
-        // SAFETY: the library's initializers do nothing that a process need prepare for.
-        cublas_lt: unsafe { Library::new("libcublasLt.so.13") }.is_ok(),
+        cublas_lt: gemm::is_installed(),
         nvrtc: Nvrtc::find().map(|nvrtc| nvrtc.version()),
     }
 }
