@@ -105,11 +105,11 @@ struct SkinnyGemm {
     Sum sums[M][N][4] = {};
     ring.begin();
     for (int slab = first; slab < end; ++slab) {
-      typename Format::template Scales<M> scales;
-      scales.load(operands.scales, rows, slab);
       wait_for_copies<kStages - 2>();
       __syncwarp();  // of all lanes: their copies are there, and they are done with the stage that is filled next
       ring.fetch(slab + kStages - 1);
+      typename Format::template Scales<M> scales;
+      scales.load(operands.scales, rows, slab);
       Format::multiply(sums, ring.weights_of(slab), ring.x_of(slab), scales);
     }
     __syncwarp();
@@ -162,12 +162,12 @@ struct TiledGemm {
     ring.begin();
     Sum sums[M][N][4] = {};
     for (int slab = first, left = operands.part_slabs; slab < end; ++slab) {
-      typename Format::template Scales<M> scales;
-      scales.load(operands.scales, rows, slab);
       wait_for_copies<kStages - 2>();
       __syncthreads();
       ring.fetch(slab + kStages - 1);
       if (idle) continue;
+      typename Format::template Scales<M> scales;
+      scales.load(operands.scales, rows, slab);
       Format::multiply(Format::kExact ? totals : sums, ring.weights_of(slab) + first_weight() * Format::kWeightBytes,
                        ring.x_of(slab) + first_x() * kSlabBytes, scales);
       if (Format::kExact || (--left > 0 && slab + 1 < end)) continue;

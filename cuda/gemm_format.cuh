@@ -134,7 +134,8 @@ struct GemmFormat<Int4<group_size>> {
     f16 scales[M][2][kGroups];
     u8 zeros[M][2][kGroups];
 
-    // rows: of the weight, those of this lane.
+    // rows: of the weight, those of this lane. A slab past the last has the last one's. They are loaded once the next copies are
+    // under way, which would wait for them otherwise.
     DEVICE void load(const WeightScales& of, const int (&rows)[M][2], int slab) {
 #pragma unroll
       for (int m = 0; m < M; ++m)

@@ -51,15 +51,17 @@ struct RowGemm {
       for (int i = 0; i < 2; ++i) rows[m][i] = weight_row(m * 16 + i * 8 + lane / 4);
 #pragma unroll
     for (int ahead = 0; ahead < kStages - 1; ++ahead) fetch(first + ahead);
+    typename Format::template Scales<M> scales, next_scales;
+    next_scales.load(operands.scales, rows, first);
     take();
     __syncthreads();
     Sum sums[M][1][4] = {};
     for (int slab = first; slab < end; ++slab) {
-      typename Format::template Scales<M> scales;
-      scales.load(operands.scales, rows, slab);
+      scales = next_scales;
       wait_for_copies<kStages - 2>();
       __syncwarp();  // of all lanes: their copies are there, and they are done with the stage that is filled next
       fetch(slab + kStages - 1);
+      next_scales.load(operands.scales, rows, slab + 1);
       Format::multiply(sums, ring + (u32)(slab - first) % kStages * kStageBytes, x + slab * kSlabBytes, scales);
     }
     __syncwarp();
