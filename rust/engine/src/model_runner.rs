@@ -93,13 +93,15 @@ impl ModelRunner {
     /// that is ahead of its tokens in another way.
     pub fn begin(&mut self, scheduler: &Scheduler, output: &SchedulerOutput) -> Result<Begun> {
         let scheduled = scheduled(scheduler, &output.sequences);
-        let Some(predictions) = self.launch_graph(&scheduled)? else {
-            let is_ahead = scheduled.iter().any(|(entry, _)| entry.is_ahead);
-            return if is_ahead { Ok(Begun::Waits) } else { self.execute_eagerly(&scheduled).map(Begun::Computed) };
-        };
-        match self.backend.graphs().filter(|_| self.sampling.are_decided_by_graph(&*self.backend, &scheduled)) {
-            Some(graphs) => self.graphs.start_reading(graphs, &predictions.argmax).map(Begun::Launched),
-            None => self.sample_predictions(&predictions, &scheduled).map(Begun::Computed),
+        let predictions = self.launch_graph(&scheduled)?;
+        let graphs = self.backend.graphs().filter(|_| self.sampling.are_decided_by_graph(&*self.backend, &scheduled));
+        match (predictions, graphs) {
+            (Some(predictions), Some(graphs)) => {
+                self.graphs.start_reading(graphs, &predictions.argmax).map(Begun::Launched)
+            }
+            _ if scheduled.iter().any(|(entry, _)| entry.is_ahead) => Ok(Begun::Waits),
+            (Some(predictions), None) => self.sample_predictions(&predictions, &scheduled).map(Begun::Computed),
+            (None, _) => self.execute_eagerly(&scheduled).map(Begun::Computed),
         }
     }
 
