@@ -140,3 +140,19 @@ DEVICE float block_max(float value, float* scratch) {
   __syncthreads();
   return warp_max(threadIdx.x % 32 < blockDim.x / 32 ? scratch[threadIdx.x % 32] : -infinity());
 }
+
+// -- loads ----------------------------------------------------------------------------------------------------------
+
+// Calls body(i, from[i]) for the i below n of this lane, in ascending order: eight are read before the first call, since no
+// compiler reads past a store that might be to the same place.
+template <class B>
+DEVICE void for_each_of_lane(const float* from, int n, B body) {
+  for (int first = threadIdx.x % 32; first < n; first += 256) {
+    float values[8];
+#pragma unroll
+    for (int k = 0; k < 8; ++k) values[k] = first + k * 32 < n ? from[first + k * 32] : 0.0f;
+#pragma unroll
+    for (int k = 0; k < 8; ++k)
+      if (first + k * 32 < n) body(first + k * 32, values[k]);
+  }
+}

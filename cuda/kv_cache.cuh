@@ -35,7 +35,7 @@ struct KvBlocks {
 template <class T>
 DEVICE void write_head(const KvBlocks& cache, CachePlace place, bool is_key, const float* values) {
   T* to = cache.row<T>(is_key ? cache.keys : cache.values, place, cache.head_dim);
-  for (int i = threadIdx.x % 32; i < cache.head_dim; i += 32) to[i] = from_f32<T>(values[i]);
+  for_each_of_lane(values, cache.head_dim, [&](int i, float value) { to[i] = from_f32<T>(value); });
 }
 
 // In eight bits, as rust/ops/src/quantize.rs defines it: the same codes and the same scale.
@@ -44,15 +44,15 @@ DEVICE void write_head<i8>(const KvBlocks& cache, CachePlace place, bool is_key,
   const int lane = threadIdx.x % 32;
   float largest = 0.0f;
   int finite = 1;
-  for (int i = lane; i < cache.head_dim; i += 32) {
-    largest = fmaxf(largest, fabsf(values[i]));
-    finite &= fabsf(values[i]) < infinity();
-  }
+  for_each_of_lane(values, cache.head_dim, [&](int, float value) {
+    largest = fmaxf(largest, fabsf(value));
+    finite &= fabsf(value) < infinity();
+  });
   largest = warp_max(largest);
   finite = __ballot_sync(~0u, finite) == ~0u;
   const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
   i8* codes = cache.row<i8>(is_key ? cache.keys : cache.values, place, cache.head_dim);
-  for (int i = lane; i < cache.head_dim; i += 32) codes[i] = finite ? (i8)rintf(values[i] * inverse) : 0;
+  for_each_of_lane(values, cache.head_dim, [&](int i, float value) { codes[i] = finite ? (i8)rintf(value * inverse) : 0; });
   float* scale = cache.row<float>(is_key ? cache.key_scales : cache.value_scales, place, 1);
   if (lane == 0) *scale = finite ? largest / 127.0f : nan_f32();
 }

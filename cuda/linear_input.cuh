@@ -38,10 +38,16 @@ DEVICE float quantize_row(i8* codes, const float* row, int cols, int end, bool f
   largest = block_max(largest, scratch);
   defect = __syncthreads_or(defect);
   const float inverse = largest < 1e-30f ? 0.0f : 127.0f / largest;
-#pragma unroll 8
-  for (int col = threadIdx.x; col < end; col += 256) {
-    const i8 code = col < cols && !defect ? (i8)rintf(row[col] * inverse) : 0;
-    codes[for_int4 ? col / 8 * 8 + col % 2 * 4 + col % 8 / 2 : col] = code;
+  for (int first = threadIdx.x; first < end; first += 1024) {
+    // All four before the first store, which might be to the same place for all that a compiler knows.
+    float values[4];
+#pragma unroll
+    for (int k = 0; k < 4; ++k) values[k] = first + k * 256 < cols ? row[first + k * 256] : 0.0f;
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      const int col = first + k * 256;
+      if (col < end) codes[for_int4 ? col / 8 * 8 + col % 2 * 4 + col % 8 / 2 : col] = defect ? 0 : (i8)rintf(values[k] * inverse);
+    }
   }
   return defect ? nan_f32() : largest / 127.0f;
 }

@@ -23,7 +23,7 @@ DEVICE void norm_head(float* head, const float* weight, int head_dim, float eps)
   float squares = 0.0f;
   for (int i = lane; i < head_dim; i += 32) squares += head[i] * head[i];
   const float inverse = 1.0f / sqrtf(warp_sum(squares) / head_dim + eps);
-  for (int i = lane; i < head_dim; i += 32) head[i] = head[i] * inverse * weight[i];
+  for_each_of_lane(weight, head_dim, [&](int i, float factor) { head[i] = head[i] * inverse * factor; });
 }
 
 template <class T>
@@ -31,6 +31,7 @@ DEVICE void rotary_write_kv(Matrix q, Matrix k, Matrix v, KvBlocks cache, const 
   DYNAMIC_SHARED(float, heads);
   const int lane = threadIdx.x % 32, head_dim = cache.head_dim, num_heads = q.cols / head_dim;
   const i64 row = blockIdx.x;
+  const i64 angles = rules.cosines ? (i64)rules.positions[row] * rules.pairs : 0;
   // Which head of all: first those of the query, then of the key, then of the value.
   int index = blockIdx.y * 4 + threadIdx.x / 32;
   const bool is_query = index < num_heads, is_key = !is_query && index < num_heads + cache.num_kv_heads;
@@ -39,19 +40,26 @@ DEVICE void rotary_write_kv(Matrix q, Matrix k, Matrix v, KvBlocks cache, const 
 
   float* from = (is_query ? q : is_key ? k : v).row(row) + index * head_dim;
   float* head = heads + threadIdx.x / 32 * head_dim;
-  for (int i = lane; i < head_dim; i += 32) head[i] = from[i];
+  for_each_of_lane(from, head_dim, [&](int i, float value) { head[i] = value; });
   const float* weight = is_query ? rules.q_norm : rules.k_norm;
   if (weight && (is_query || is_key)) norm_head(head, weight, head_dim, rules.eps);
   __syncwarp();
   if (rules.cosines && (is_query || is_key)) {
-    const i64 at = (i64)rules.positions[row] * rules.pairs;
-    for (int pair = lane; pair < rules.pairs; pair += 32) {
-      turn_pair(head, pair, rules.pairs, rules.cosines[at + pair], rules.sines[at + pair]);
+    for (int first = lane; first < rules.pairs; first += 128) {
+      float cosines[4], sines[4];
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const i64 at = angles + min(first + k * 32, rules.pairs - 1);
+        cosines[k] = rules.cosines[at], sines[k] = rules.sines[at];
+      }
+#pragma unroll
+      for (int k = 0; k < 4; ++k)
+        if (first + k * 32 < rules.pairs) turn_pair(head, first + k * 32, rules.pairs, cosines[k], sines[k]);
     }
   }
   __syncwarp();
   if (is_query) {
-    for (int i = lane; i < head_dim; i += 32) from[i] = head[i];
+    for_each_of_lane(head, head_dim, [&](int i, float value) { from[i] = value; });
   } else {
     write_head<T>(cache, cache.place_of_slot(slots[row], index), is_key, head);
   }

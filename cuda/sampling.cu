@@ -73,11 +73,17 @@ KERNEL(256) sampling_weigh(Matrix logits, const SamplingRow* rows, SamplingScrat
   float* weights = scratch.weights + (i64)blockIdx.x * n;
   const int first = blockIdx.y * kSpan, end = min(num_chunks, (first + kSpan) / kChunk);
   for (int chunk = first / kChunk + threadIdx.x / 32; chunk < end; chunk += 8) {
-    float heaviest = 0.0f;
+    // All before the first store: no compiler reads past one that might be to the same place.
+    float logits_of_lane[kChunk / 32], heaviest = 0.0f;
 #pragma unroll
     for (int i = 0; i < kChunk; i += 32) {
       const int col = chunk * kChunk + i + lane;
-      const float weight = col < n ? weight_of(from[col], largest, row) : 0.0f;
+      logits_of_lane[i / 32] = col < n ? from[col] : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kChunk; i += 32) {
+      const int col = chunk * kChunk + i + lane;
+      const float weight = col < n ? weight_of(logits_of_lane[i / 32], largest, row) : 0.0f;
       if (col < n) weights[col] = weight;
       heaviest = fmaxf(heaviest, weight);
       if (row.top_p < 1.0f && weight > 0.0f) atomicAdd(buckets + digit_of(weight, 2 * kDigitBits), mantissa_of(weight));

@@ -159,6 +159,13 @@ impl CudaBackend {
         Grid::new((x.num_rows(), x.num_cols().div_ceil(BLOCK_COLUMNS), 1), THREADS)
     }
 
+    /// The grid of a norm over `runs` runs of `width` columns of every row: eight columns for each thread, where a block has as
+    /// many. The width alone decides, since with the threads goes the order of additions.
+    fn norm_grid(rows: usize, runs: usize, width: usize) -> Grid {
+        let threads = width.div_ceil(8).next_power_of_two().clamp(32, 1024);
+        Grid::new((rows, runs, 1), threads as u32)
+    }
+
     fn combine(&self, entry: &'static str, x: &Tensor, y: &Tensor) -> Result<()> {
         let (x, y) = (self.view(x)?, self.view(y)?);
         self.device.launch(entry, Self::by_columns(x), &Combine { x, y })
@@ -321,17 +328,17 @@ impl Backend for CudaBackend {
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
         let runs = x.num_cols() / weight.cols();
         let norm = RmsNorm { to, x, weight: vector(weight, self.id)?, width: weight.cols() as i32, eps };
-        self.device.launch("rms_norm", Grid::new((x.num_rows(), runs, 1), THREADS), &norm)?;
+        self.device.launch("rms_norm", Self::norm_grid(x.num_rows(), runs, weight.cols()), &norm)?;
         Ok(result)
     }
 
     fn layer_norm(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, eps: f32) -> Result<Tensor> {
         check::layer_norm(x, weight, bias)?;
-        let (x, runs, width) = (self.view(x)?, weight.rows(), weight.cols() as i32);
+        let (x, runs, width) = (self.view(x)?, weight.rows(), weight.cols());
         let (weight, bias) = (dense(weight, self.id)?, bias.map_or(Ok(0), |bias| dense(bias, self.id))?);
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
-        let norm = LayerNorm { to, x, weight, bias, width, eps };
-        self.device.launch("layer_norm", Grid::new((x.num_rows(), runs, 1), THREADS), &norm)?;
+        let norm = LayerNorm { to, x, weight, bias, width: width as i32, eps };
+        self.device.launch("layer_norm", Self::norm_grid(x.num_rows(), runs, width), &norm)?;
         Ok(result)
     }
 
@@ -359,7 +366,7 @@ impl Backend for CudaBackend {
         let (x, residual, weight) = (self.view(x)?, self.view(residual)?, vector(weight, self.id)?);
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
         let norm = AddRmsNorm { to, residual, x, weight, eps };
-        self.device.launch("add_rms_norm", Grid::new((x.num_rows(), 1, 1), THREADS), &norm)?;
+        self.device.launch("add_rms_norm", Self::norm_grid(x.num_rows(), 1, x.num_cols()), &norm)?;
         Ok(result)
     }
 
@@ -384,7 +391,7 @@ impl Backend for CudaBackend {
         let (weight, bias) = (vector(weight, self.id)?, optional_vector(bias, self.id)?);
         let (result, to) = self.result(x.num_rows(), x.num_cols())?;
         let norm = AddLayerNorm { to, residual, x, weight, bias, eps };
-        self.device.launch("add_layer_norm", Grid::new((x.num_rows(), 1, 1), THREADS), &norm)?;
+        self.device.launch("add_layer_norm", Self::norm_grid(x.num_rows(), 1, x.num_cols()), &norm)?;
         Ok(result)
     }
 
