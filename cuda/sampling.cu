@@ -343,6 +343,7 @@ DEVICE int draw_candidate(const Candidates& candidates, const Cut& cut, const do
   }
   __syncthreads();
   const int block = shared.found, start = block * kDrawBlock;
+  __syncthreads();
   if (block < 0) return last_kept(candidates, cut, shared);
   const int length = min(kDrawBlock, candidates.n - start), i = threadIdx.x;
   if (i < length) {
