@@ -114,14 +114,3 @@ DEVICE float normalizer(Softmax total, const ScoreRules& rules, int head) {
   const Fold fold(total, Softmax{rules.sinks[head], 1.0f});
   return fold.of_total / total.sum;
 }
-
-// Softmaxes of splits: for each row and query head, `splits` times its values and then maximum and sum. Each sequence has
-// `most_rows` numbers for its rows, if it has no more of them; where that is 0, rows are numbered through the batch.
-struct Partials {
-  float* data;  // null where a block goes through all splits by itself
-  int splits, head_dim, most_rows, reserved;
-
-  DEVICE float* at(int row, int heads, int head, int split) const {
-    return data + (((i64)row * heads + head) * splits + split) * (head_dim + 2);
-  }
-};

@@ -1,11 +1,12 @@
 // Causal attention of few queries over keys and values of 16 or eight bits: sixteen queries of a sequence and a KV head, so that all
-// query heads share every read, and a split of positions, or all of them. grid (sequences x tiles, KV heads, 1 or splits).
+// query heads share every read, and splits of positions, or all of them. grid (sequences x tiles + spare blocks, KV heads).
 //
 //   shared     queries [part][16]    weights [part][16][64]    keys, values [stage][64]     copied behind the products' back
 //   warp w     scores of keys 16w ..  -> weights ->  all 64 keys' values, a quarter of the columns
 //
 // With two stages a tile is copied while the one before is multiplied; with one, its keys while values are multiplied, and
 // its values while keys are.
+#include "attention_shares.cuh"
 #include "attention_tiles.cuh"
 
 constexpr int DECODE_WARPS = 4;
@@ -112,7 +113,7 @@ struct Decode {
   }
 
   // A split's weights are summed up, of all warps; its values join those before it, or are left to merge_splits.
-  DEVICE void end_split(int split, const Partials& partials, int heads) {
+  DEVICE void end_split(int split, const Partials& partials, const Share& share, int heads) {
 #pragma unroll
     for (int i = 0; i < 2; ++i) {
       const float sum = quad_sum(sums[i]);
@@ -123,18 +124,19 @@ struct Decode {
     for (int i = 0; i < 2; ++i) {
       const int query = g() + 8 * i;
       const float sum = (memory.sums[0][query] + memory.sums[1][query]) + (memory.sums[2][query] + memory.sums[3][query]);
-      if (partials.data) {
-        if (split >= own[i].first / SPLIT && split <= own[i].last / SPLIT) leave_split(i, split, sum, partials, heads);
+      if (!share.is_whole()) {
+        if (split >= own[i].first / SPLIT && split <= own[i].last / SPLIT) leave_split(i, split, sum, partials, share, heads);
+        values.start_split(i);
+        sums[i] = 0.0f;
         continue;
       }
       values.end_split(i, sum, 1.0f);
       sums[i] = 0.0f;
     }
   }
-  DEVICE void leave_split(int i, int split, float sum, const Partials& partials, int heads) {
-    const int head_dim = tiles.head_dim();
-    const int slot = queries.seq * partials.most_rows + queries.row(g() + 8 * i) - queries.first_row;
-    float* at = partials.at(slot, heads, own[i].head, split - own[i].first / SPLIT);
+  DEVICE void leave_split(int i, int split, float sum, const Partials& partials, const Share& share, int heads) const {
+    const int head_dim = tiles.head_dim(), row = queries.row(g() + 8 * i) - queries.first_row;
+    float* at = partials.at(share.slot, share.splits, row, heads, own[i].head, split - own[i].first / SPLIT);
     if (warp() == 0 && c() == 0) at[head_dim] = values.largest[i], at[head_dim + 1] = sum;
     values.leave(i, at, warp() * COLUMNS, head_dim);
   }
@@ -150,7 +152,7 @@ struct Decode {
     }
   }
 
-  DEVICE void run(const Partials& partials, int heads) {
+  DEVICE void run(const Partials& partials, const Share& share, int heads) {
     for (int tile = first_tile; tile <= last_tile; ++tile) {
       wait_for_copies<AHEAD ? 0 : 1>();
       tiles.land_keys(memory_of(tile), range, tile);
@@ -169,7 +171,7 @@ struct Decode {
         __syncthreads();
         copy_values(tile + 1);
       }
-      if (tile == last_tile || (tile + 1) * TILE % SPLIT == 0) end_split(tile * TILE / SPLIT, partials, heads);
+      if (tile == last_tile || (tile + 1) * TILE % SPLIT == 0) end_split(tile * TILE / SPLIT, partials, share, heads);
     }
   }
 };
@@ -180,16 +182,19 @@ DEVICE void decode(const Matrix& to, const Matrix& q, const Tiles& tiles, const 
                    const Partials& partials, int query_tiles, int most_rows) {
   using Memory = DecodeMemory<Tiles, STAGES>;
   DYNAMIC_SHARED(Memory, memory);
-  const int seq = blockIdx.x / query_tiles, first_row = seqs.starts[seq], rows = (int)seqs.starts[seq + 1] - first_row;
-  const Queries queries{seq, first_row, (int)blockIdx.y, rules.group, rows * rules.group, (int)blockIdx.x % query_tiles * 16};
+  const int block_x = blockIdx.x, spare = block_x - ((int)gridDim.x - partials.spare);
+  const Tiling tiling{rules.group, 16, most_rows};
+  const int tile = block_x % query_tiles;
+  const Share share =
+      spare < 0 ? own_share(seqs, rules, partials, tiling, block_x / query_tiles, tile, tile == 0 && blockIdx.y == 0)
+                : spare_share(seqs, rules, partials, tiling, spare);
+  if (share.seq < 0) return;
+  const int first_row = seqs.starts[share.seq], rows = (int)seqs.starts[share.seq + 1] - first_row;
+  const Queries queries{share.seq, first_row, (int)blockIdx.y, rules.group, rows * rules.group, share.tile * 16};
   if (rows > most_rows || !queries.has(0)) return;
   const Range range(queries, 0, 16, seqs, rules);
-  int first_split = range.first / SPLIT, end_split = range.last / SPLIT + 1;
-  if (partials.data) {
-    first_split += blockIdx.z;
-    if (first_split >= end_split) return;
-    end_split = first_split + 1;
-  }
+  const int first_split = max(range.first / SPLIT, share.begin), end_split = min(range.last / SPLIT + 1, share.end);
+  if (first_split >= end_split) return;
   const int g = threadIdx.x % 32 / 4;
   const Query own[2] = {Query(queries, g, seqs, rules), Query(queries, g + 8, seqs, rules)};
   Decode<Tiles, STAGES> block{*memory, tiles, rules, queries, range, max(range.first, first_split * SPLIT) / TILE,
@@ -201,8 +206,8 @@ DEVICE void decode(const Matrix& to, const Matrix& q, const Tiles& tiles, const 
   __syncthreads();
   block.units[0] = memory->units[g];
   block.units[1] = memory->units[g + 8];
-  block.run(partials, q.cols / tiles.head_dim());
-  if (!partials.data) block.write(to);
+  block.run(partials, share, q.cols / tiles.head_dim());
+  if (share.is_whole()) block.write(to);
 }
 
 #define DECODE(name, STAGES, ...)                                                                                    \

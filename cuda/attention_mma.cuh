@@ -220,8 +220,12 @@ struct WeighedValues {
     for (int n = 0; n < FRAGMENTS; ++n) {
       out[n][2 * i] = fold(out[n][2 * i], acc[n][2 * i] * unit);
       out[n][2 * i + 1] = fold(out[n][2 * i + 1], acc[n][2 * i + 1] * unit);
-      acc[n][2 * i] = acc[n][2 * i + 1] = 0.0f;
     }
+    start_split(i);
+  }
+  DEVICE void start_split(int i) {
+#pragma unroll
+    for (int n = 0; n < FRAGMENTS; ++n) acc[n][2 * i] = acc[n][2 * i + 1] = 0.0f;
     largest[i] = -infinity();
   }
 

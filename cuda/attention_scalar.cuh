@@ -5,7 +5,7 @@
 //   softmax  over the split    weights in shared memory
 //   values   a thread a column, keys in ascending order
 #pragma once
-#include "attention.cuh"
+#include "attention_shares.cuh"
 
 constexpr int SCALAR_THREADS = 128, SCALAR_HEADS = 4, SCALAR_DIMS = 512;
 
@@ -84,24 +84,31 @@ DEVICE void dots(float (&to)[SCALAR_HEADS], const T* key, const float (*queries)
   }
 }
 
-// grid (rows, KV heads x ceil(group / 4), 1 or partials.splits).
+// The share of a block: a row is a tile.
+DEVICE Share share_of_row(const Sequences& seqs, const ScoreRules& rules, const Partials& partials) {
+  const Tiling tiling{1, 1, 0x7fffffff};
+  const int row = blockIdx.x, spare = row - ((int)gridDim.x - partials.spare);
+  if (spare >= 0) return spare_share(seqs, rules, partials, tiling, spare);
+  const int seq = sequence_of(seqs.starts, seqs.num_seqs, row), tile = row - (int)seqs.starts[seq];
+  return own_share(seqs, rules, partials, tiling, seq, tile, tile == 0 && blockIdx.y == 0);
+}
+
+// grid (rows + spare blocks, KV heads x ceil(group / 4)).
 template <class Source>
 DEVICE void attend(Matrix to, Matrix q, const Source& source, ScoreRules rules, Partials partials) {
   __shared__ __align__(16) float queries[SCALAR_HEADS][SCALAR_DIMS];
   __shared__ float weights[SCALAR_HEADS][SPLIT];
   __shared__ i64 tokens[SPLIT];
   __shared__ float scratch[2 * SCALAR_HEADS][SCALAR_THREADS / 32];
-  const int row = blockIdx.x, chunks = (rules.group + SCALAR_HEADS - 1) / SCALAR_HEADS, kv_head = blockIdx.y / chunks;
+  const int chunks = (rules.group + SCALAR_HEADS - 1) / SCALAR_HEADS, kv_head = blockIdx.y / chunks;
   const int first_head = kv_head * rules.group + blockIdx.y % chunks * SCALAR_HEADS;
   const int heads = min(SCALAR_HEADS, (kv_head + 1) * rules.group - first_head), head_dim = source.head_dim();
-  const int seq = sequence_of(source.seqs.starts, source.seqs.num_seqs, row), thread = threadIdx.x;
+  const Share share = share_of_row(source.seqs, rules, partials);
+  if (share.seq < 0) return;
+  const int seq = share.seq, row = source.seqs.starts[seq] + share.tile, thread = threadIdx.x;
   const Seen seen = source.seqs.seen(row, seq, rules);
-  int begin = seen.first_split(), end = begin + seen.splits();
-  if (partials.data) {
-    if (begin + (int)blockIdx.z >= end) return;
-    begin += blockIdx.z;
-    end = begin + 1;
-  }
+  const int begin = max(seen.first_split(), share.begin), end = min(seen.first_split() + seen.splits(), share.end);
+  if (begin >= end) return;
   for (int i = thread; i < SCALAR_HEADS * SCALAR_DIMS; i += SCALAR_THREADS) {
     const int head = i / SCALAR_DIMS, at = i % SCALAR_DIMS;
     queries[head][at] = head < heads && at < head_dim ? q.row(row)[(first_head + head) * head_dim + at] : 0.0f;
@@ -164,8 +171,9 @@ DEVICE void attend(Matrix to, Matrix q, const Source& source, ScoreRules rules, 
 #pragma unroll
     for (int head = 0; head < SCALAR_HEADS; ++head) {
       if (head >= heads) continue;
-      if (partials.data) {
-        float* at = partials.at(row, q.cols / head_dim, first_head + head, blockIdx.z);
+      if (!share.is_whole()) {
+        float* at = partials.at(share.slot, share.splits, share.tile, q.cols / head_dim, first_head + head,
+                                split - seen.first_split());
         for (int i = 0; i < SCALAR_DIMS / SCALAR_THREADS; ++i)
           if (thread + i * SCALAR_THREADS < head_dim) at[thread + i * SCALAR_THREADS] = part[head][i];
         if (thread == 0) at[head_dim] = parts[head].largest, at[head_dim + 1] = parts[head].sum;
@@ -176,7 +184,7 @@ DEVICE void attend(Matrix to, Matrix q, const Source& source, ScoreRules rules, 
       for (int i = 0; i < SCALAR_DIMS / SCALAR_THREADS; ++i) outs[head][i] = fold(outs[head][i], part[head][i]);
     }
   }
-  if (partials.data) return;
+  if (!share.is_whole()) return;
 #pragma unroll
   for (int head = 0; head < SCALAR_HEADS; ++head) {
     if (head >= heads) continue;

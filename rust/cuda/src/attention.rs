@@ -4,7 +4,7 @@
 //!   keys and values of 16 bits or int8, heads of a multiple of 8 up to 256      others: float32, other widths
 //!     up to 16 queries of a sequence   attention_decode    16 queries a block     attention_*   a row a block
 //!     more of them                     attention_prefill   64 queries a block
-//!   too few blocks for the device: one for each split of the positions, and merge_splits
+//!   longer than a split: spare blocks share the splits of what is long (cuda/attention_shares.cuh), and merge_splits
 //! ```
 //!
 //! Which kernel a row's result comes from, and whether its splits are merged afterwards, changes none of its bits.
@@ -35,8 +35,12 @@ const DECODE_QUERIES: usize = 16;
 pub(crate) const PREFILL_QUERIES: usize = 64;
 pub(crate) const TILE: usize = 64;
 
-/// Partial softmaxes of a step are not worth more memory than this.
-const MOST_PARTIAL_BYTES: usize = 256 << 20;
+/// Partial softmaxes of a step are not worth more memory than this: it has room for two million positions of 32 heads of 128.
+const MOST_PARTIAL_BYTES: usize = 128 << 20;
+
+/// Blocks for each multiprocessor that share the splits of long sequences, and with how many others these are not needed.
+const SPARE_BLOCKS: usize = 8;
+const ENOUGH_BLOCKS: usize = 64;
 
 pub(crate) const THREADS: u32 = 128;
 
@@ -67,15 +71,16 @@ pub(crate) struct Sequences {
     pub max_blocks: i32,
 }
 
-/// Softmaxes of splits: `Partials` of `cuda/attention.cuh`.
+/// Softmaxes of splits: `Partials` of `cuda/attention_shares.cuh`.
 #[derive(Debug, Clone, Copy)]
 #[repr(C)]
 pub(crate) struct Partials {
     data: Address,
-    splits: i32,
+    first_slots: Address,
+    slots: i32,
+    spare: i32,
     head_dim: i32,
     most_rows: i32,
-    reserved: i32,
 }
 
 /// An attention op's operands, as its kernels take them.
@@ -220,10 +225,10 @@ impl CudaBackend {
     fn row_by_row(&self, op: &Op) -> Result<()> {
         let heads = op.params.num_kv_heads * (op.params.num_heads / op.params.num_kv_heads).div_ceil(SCALAR_HEADS);
         let rows = op.q.num_rows();
-        let (partials, scratch) = self.partials(op, rows, rows * heads)?;
+        let (partials, scratch) = self.partials(op, rows, (rows, heads))?;
         let entries = ["attention_f32", "attention_f16", "attention_bf16", "attention_int8"];
         let Op { to, q, cache, seqs, rules, .. } = *op;
-        let grid = Grid::new((q.num_rows(), heads, partials.splits as usize), THREADS);
+        let grid = Grid::new((rows + partials.spare as usize, heads, 1), THREADS);
         let attention = Attention { to, q, cache, seqs, rules, partials };
         self.device.launch(kv_cache::pick(op.dtype, entries), grid, &attention)?;
         if scratch.is_some() { self.merge(op, rows, partials) } else { Ok(()) }
@@ -252,9 +257,9 @@ impl CudaBackend {
         }
         let blocks = op.metadata.num_seqs() * tiles;
         let rows = op.metadata.num_seqs() * longest;
-        let (partials, scratch) = self.partials(op, rows, blocks * heads)?;
+        let (partials, scratch) = self.partials(op, rows, (blocks, heads))?;
         let partials = Partials { most_rows: at_most(longest), ..partials };
-        let grid = Grid::new((blocks, heads, partials.splits as usize), THREADS);
+        let grid = Grid::new((blocks + partials.spare as usize, heads, 1), THREADS);
         let grid = Grid { shared_bytes: kernels.decode_bytes() as u32, ..grid };
         let Op { to, q, cache, seqs, rules, .. } = *op;
         let attention = AttentionDecode { to, q, cache, seqs, rules, partials, tiles: at_most(tiles), most_rows: most };
@@ -262,15 +267,28 @@ impl CudaBackend {
         if scratch.is_some() { self.merge(op, rows, partials) } else { Ok(()) }
     }
 
-    /// Memory for the softmaxes of the splits of `rows` rows, where their `blocks` without splits would leave the device idle.
-    fn partials(&self, op: &Op, rows: usize, blocks: usize) -> Result<(Partials, Option<Arc<Buffer>>)> {
+    /// Memory for the softmaxes of the splits of `rows` rows, and how many blocks are spare beside `blocks` of each of `heads`:
+    /// none, where sequences have no splits to share, or where there is enough to do for all of the device as it is.
+    fn partials(
+        &self,
+        op: &Op,
+        rows: usize,
+        (blocks, heads): (usize, usize),
+    ) -> Result<(Partials, Option<Arc<Buffer>>)> {
         let (splits, head_dim) = (most_splits(op.metadata, op.params), op.params.head_dim);
-        let bytes = checked_size(&[rows, op.params.num_heads, splits, head_dim + 2, size_of::<f32>()], "attention")?;
-        let worth = splits > 1 && blocks < 4 * self.device.num_multiprocessors() && bytes <= MOST_PARTIAL_BYTES;
-        let scratch = if worth { Some(self.scratch(bytes)?) } else { None };
-        let splits = if worth { at_most(splits) } else { 1 };
-        let data = scratch.as_ref().map_or(0, |scratch| scratch.address());
-        Ok((Partials { data, splits, head_dim: head_dim as i32, most_rows: 0, reserved: 0 }, scratch))
+        let multiprocessors = self.device.num_multiprocessors();
+        let whole = Partials { data: 0, first_slots: 0, slots: 0, spare: 0, head_dim: head_dim as i32, most_rows: 0 };
+        if splits == 1 || blocks * heads >= ENOUGH_BLOCKS * multiprocessors {
+            return Ok((whole, None));
+        }
+        let slot_bytes = checked_size(&[op.params.num_heads, head_dim + 2, size_of::<f32>()], "attention")?;
+        let slots = rows.saturating_mul(splits).min(MOST_PARTIAL_BYTES / slot_bytes);
+        let scratch = self.workspace(slots * slot_bytes + op.metadata.num_seqs() * size_of::<i32>())?;
+        let spare = (SPARE_BLOCKS * multiprocessors).div_ceil(heads).min(blocks.saturating_mul(splits - 1));
+        let data = scratch.address();
+        let first_slots = data + (slots * slot_bytes) as Address;
+        let partials = Partials { data, first_slots, slots: at_most(slots), spare: at_most(spare), ..whole };
+        Ok((partials, Some(scratch)))
     }
 
     /// Brings the splits of `rows` rows together.

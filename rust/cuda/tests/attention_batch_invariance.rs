@@ -6,7 +6,7 @@ mod support;
 
 use rustllm_cuda_simulator as simulator;
 use rustllm_ops::conformance::{AttentionCase, attention_table, bits, encoder_table};
-use rustllm_ops::{AttentionParams, KvCacheDType};
+use rustllm_ops::{AttentionParams, KvCacheDType, ReferenceBackend};
 use support::backend;
 
 /// Cases of one KV head, since what a head computes does not depend on the others: of every shape two of the four dtypes.
@@ -72,6 +72,29 @@ fn attention_of_a_sequence_does_not_depend_on_the_batch() {
             let (rows, alone) = case.alone(seq);
             let alone = bits(alone.outputs(&backend).unwrap());
             assert!(alone[seq..seq + rows.len()] == together[rows], "sequence {seq}, {case:?}");
+        }
+    }
+}
+
+/// One long sequence among short ones: its splits are shared by more blocks than its own, several splits to a block where others
+/// are long too.
+#[test]
+fn a_long_sequence_shares_its_splits() {
+    let (backend, reference) = (backend(), ReferenceBackend);
+    let shape = AttentionParams::new(8, 4, 16);
+    let windowed = AttentionParams { sliding_window: Some(1500), ..shape.clone() };
+    for (dtype, shape) in [(KvCacheDType::BF16, &shape), (KvCacheDType::F32, &shape), (KvCacheDType::Int8, &windowed)] {
+        let seqs = vec![(3, 1), (2900, 1), (0, 2), (700, 1), (1300, 2), (20, 1)];
+        let case = AttentionCase { seqs, shape: shape.clone(), alibi: false, sinks: true, block_size: 16, dtype };
+        let together = case.outputs(&backend).unwrap();
+        for (got, want) in together.concat().iter().zip(case.outputs(&reference).unwrap().concat()) {
+            assert!((got - want).abs() <= 1e-3, "{dtype}: {got}, {want}");
+        }
+        let together = bits(together);
+        for seq in [1, 4] {
+            let (rows, alone) = case.alone(seq);
+            let alone = bits(alone.outputs(&backend).unwrap());
+            assert!(alone[seq..seq + rows.len()] == together[rows], "{dtype}, sequence {seq}");
         }
     }
 }
