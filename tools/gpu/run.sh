@@ -34,6 +34,7 @@ checkout=$(realpath "${RUSTLLM_CHECKOUT:-.}")
 cd "$here" || exit 1
 mkdir -p "$results"
 exec > >(tee -a "$results/log.txt") 2>&1
+log=$!
 
 parts=()
 while [[ $# -gt 0 && $1 != -* ]]; do
@@ -126,7 +127,15 @@ backend() {
 }
 
 bench() {
-    step 540 python3 benches/gpu/bench.py "$models" --results "$results/figures.jsonl" "$@"
+    local command=(python3 benches/gpu/bench.py "$models" --results "$results/figures.jsonl") engines
+    if [[ $# -gt 0 ]]; then
+        step 540 "${command[@]}" "$@"
+        return
+    fi
+    for engines in "limits rustllm" deterministic no-graphs torch; do
+        # shellcheck disable=SC2086
+        step 540 "${command[@]}" --engines $engines
+    done
 }
 
 nvrtc() { RUSTLLM_CUDA_DIR=$here/cuda step 400 bin/backend-conformance --nocapture every_op "$@"; }
@@ -145,4 +154,6 @@ for part in "${parts[@]}"; do
     *) echo "no part is called $part" && failed=1 ;;
     esac
 done
+exec >/dev/null 2>&1
+wait "$log"
 exit "$failed"
