@@ -45,3 +45,4 @@ git rev-parse HEAD >"$out/commit"
 # The programs have almost all in common: a window that reaches from one to the next.
 tar --create --directory dist gpu | xz --threads=1 --lzma2=preset=6,dict=64MiB >"$out.tar.xz"
 du -sh "$out" "$out.tar.xz"
+rm -rf "$out"
