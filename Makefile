@@ -71,8 +71,8 @@ fmt: $(BIN)/pytest ## Format everything
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-gpu-bundle: $(BIN)/maturin ## Collect in dist/gpu what a machine with a GPU needs to test and measure this commit
-	PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu/bundle.sh
+gpu-bundle: $(BIN)/maturin nvcc ## Pack into dist/gpu.tar.xz what a machine with a GPU needs to test and measure this commit
+	RUSTLLM_NVCC=$${RUSTLLM_NVCC-$$(echo $(NVCC))} PATH="$(CURDIR)/$(BIN):$$PATH" tools/gpu/bundle.sh
 
 bench: ## Run the core's benchmarks
 	cargo bench

@@ -3,9 +3,10 @@
     python make_models.py FOLDER qwen2.5-0.5b-shape llama-3.2-1b-shape
     python make_models.py FOLDER llama-3.1-8b-shape --no-tokenizer
 
-Each is a folder in FOLDER, with config.json, model.safetensors and a tokenizer. Needs numpy, and
-tokenizers for those. The weights are gaussian (standard deviation 0.02, norms 1) and repeat every
-16 million: for speed, shapes and dtypes are all that counts.
+Each is a folder in FOLDER, with config.json, model.safetensors and a tokenizer; a checkpoint that
+is there already, as large as it is to be, is kept. Needs numpy, and tokenizers for those. The
+weights are gaussian (standard deviation 0.02, norms 1) and repeat every 16 million: for speed,
+shapes and dtypes are all that counts.
 """
 
 from __future__ import annotations
@@ -24,6 +25,23 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 CONFIGS: Final[dict[str, dict[str, Any]]] = {
+    "tiny-shape": {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 16,
+        "vocab_size": 512,
+        "max_position_embeddings": 1024,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "mlp_bias": False,
+        "tie_word_embeddings": False,
+    },
     "qwen2.5-0.5b-shape": {
         "architectures": ["Qwen2ForCausalLM"],
         "model_type": "qwen2",
@@ -75,7 +93,8 @@ CONFIGS: Final[dict[str, dict[str, Any]]] = {
         "tie_word_embeddings": False,
     },
 }
-"""What the models' config.json say, by the names of their folders."""
+"""What the models' config.json say, by the names of their folders; the tiny one is to see that what
+measures them runs."""
 
 SHARED: Final[dict[str, Any]] = {
     "hidden_act": "silu",
@@ -148,8 +167,11 @@ def write_safetensors(path: Path, config: dict[str, Any]) -> int:
         header[name] = {"dtype": "BF16", "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
+    if path.exists() and path.stat().st_size == 8 + len(text) + end:
+        return end // 2
     norms, biases, weights = values(1 << 16, 0.0, 1.0), bytes(1 << 17), values(1 << 24, 0.02, 0.0)
-    with path.open("wb") as file:
+    unfinished = path.with_suffix(".unfinished")
+    with unfinished.open("wb") as file:
         file.write(struct.pack("<Q", len(text)) + text)
         for name, shape in shapes.items():
             is_norm, is_bias = name.endswith("norm.weight"), name.endswith(".bias")
@@ -157,6 +179,7 @@ def write_safetensors(path: Path, config: dict[str, Any]) -> int:
             left = 2 * int(np.prod(shape))
             while left > 0:
                 left -= file.write(source[:left])
+    unfinished.rename(path)
     return end // 2
 
 

@@ -2,7 +2,7 @@
 
     python runs.py limits
     python runs.py rustllm FOLDER [--device cuda] [--deterministic] [--enforce-eager] [--quick]
-    python runs.py torch FOLDER
+    python runs.py torch FOLDER [--device cuda] [--quick]
 
 `bench.py` runs them all and makes the table.
 """
@@ -114,32 +114,41 @@ def rustllm(folder: Path, args: argparse.Namespace) -> None:
         report(f"{count} requests", count * outside / seconds, "tok/s")
 
 
-def torch_engine(folder: Path) -> None:
+def torch_engine(folder: Path, args: argparse.Namespace) -> None:
     """Transformers on torch: SDPA, a static cache, the decoding step compiled."""
     import torch
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(folder)
     model = transformers.AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.bfloat16, device_map="cuda", attn_implementation="sdpa"
+        folder,
+        dtype=torch.bfloat16,
+        # Straight to a GPU, which takes the package accelerate.
+        device_map=None if args.device == "cpu" else args.device,
+        attn_implementation="sdpa",
     )
     model.eval()
 
     def tokens(count: int, length: int) -> Any:
-        return torch.randint(1, config.vocab_size, (count, length), device="cuda")
+        return torch.randint(1, config.vocab_size, (count, length), device=args.device)
 
+    def synchronize() -> None:
+        if args.device != "cpu":
+            torch.cuda.synchronize()
+
+    repeats = 1 if args.quick else REPEATS
     with torch.inference_mode():
         model(tokens(1, 8))
-        torch.cuda.synchronize()
+        synchronize()
         report("start to first token", time.perf_counter() - START, "s")
-        for length in PREFILL:
+        for length in [64] if args.quick else PREFILL:
             inputs = tokens(1, length)
 
             def prefill(inputs: Any = inputs) -> None:
                 model(inputs, logits_to_keep=1)
-                torch.cuda.synchronize()
+                synchronize()
 
-            report(f"prefill {length}", length / median_seconds(prefill), "tok/s")
+            report(f"prefill {length}", length / median_seconds(prefill, repeats), "tok/s")
 
         def generate(max_tokens: int) -> None:
             model.generate(
@@ -149,10 +158,12 @@ def torch_engine(folder: Path) -> None:
                 do_sample=False,
                 cache_implementation="static",
             )
-            torch.cuda.synchronize()
+            synchronize()
 
-        decode = median_seconds(lambda: generate(288)) - median_seconds(lambda: generate(32))
-        report("decode 1", 256 / decode, "tok/s")
+        short, long = (4, 12) if args.quick else (32, 288)
+        decode = median_seconds(lambda: generate(long), repeats)
+        decode -= median_seconds(lambda: generate(short), repeats)
+        report("decode 1", (long - short) / decode, "tok/s")
 
 
 def main() -> None:
@@ -174,7 +185,7 @@ def main() -> None:
     elif args.engine == "rustllm":
         rustllm(args.folder, args)
     else:
-        torch_engine(args.folder)
+        torch_engine(args.folder, args)
 
 
 if __name__ == "__main__":

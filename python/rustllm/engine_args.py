@@ -96,7 +96,7 @@ class EngineArgs:
             `vllm` for none (`rustllm` means the same), else a folder.
         override_generation_config: Sampling defaults that go before those.
         chat_template: Jinja source, or a file that holds it.
-        device: `auto` (a GPU where there is one that can be used, else the CPU), `cpu`, `cuda`,
+        device: `auto` (GPU 0 where it can be used, else the CPU), `cpu`, `cuda`,
             `cuda:<number>`, or `reference` for the slow implementation kernels are tested with.
         deterministic: On a GPU, whether answers may not depend on what they are batched with, at
             some cost. On CPU they never do.

@@ -23,8 +23,9 @@ pub fn folder() -> &'static Path {
 /// Loads the simulator, so that whoever opens `libcuda.so.1` or `libnvrtc.so.13` in this process after it gets this one's.
 ///
 /// # Panics
-/// If a library cannot be loaded: there is no test without it.
+/// If a library cannot be loaded: there is no test without it. If tests are to run [`on_gpu`]: from then on they would run here.
 pub fn load() -> &'static Library {
+    assert!(!on_gpu(), "{TEST_GPU} is set, and a test asks for the simulator");
     static LOADED: OnceLock<[Library; 2]> = OnceLock::new();
     let open = |name| {
         let library = folder().join(name);
@@ -35,16 +36,33 @@ pub fn load() -> &'static Library {
     &LOADED.get_or_init(|| ["libcuda.so.1", "libnvrtc.so.13"].map(open))[0]
 }
 
-/// Whether tests are to run on the machine's GPU: `RUSTLLM_TEST_GPU` says so.
+/// The variable that sends tests to the machine's GPU. Its value `simulator` is for trying out how they are started there: the
+/// driver that this machine finds is then known to be the simulator.
+const TEST_GPU: &str = "RUSTLLM_TEST_GPU";
+
+/// Whether tests are to run on what the machine's own `libcuda.so.1` finds: `RUSTLLM_TEST_GPU` says so.
 pub fn on_gpu() -> bool {
-    std::env::var_os("RUSTLLM_TEST_GPU").is_some()
+    std::env::var_os(TEST_GPU).is_some()
 }
 
 /// Puts the simulator in the place of the CUDA driver, unless tests are to run [`on_gpu`].
+///
+/// # Panics
+/// If they are, and the machine's driver is the simulator: what they would show is not what was asked.
 pub fn use_cuda_device() {
     if !on_gpu() {
         load();
+    } else if std::env::var_os(TEST_GPU).is_none_or(|value| value != "simulator") {
+        assert!(!is_the_machines_driver(), "{TEST_GPU} is set, but libcuda.so.1 is the simulator");
     }
+}
+
+/// Whether the `libcuda.so.1` that a process gets by its name is the simulator.
+fn is_the_machines_driver() -> bool {
+    // SAFETY: the initializers of a driver do nothing that a process need prepare for.
+    let Ok(driver) = (unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW) }) else { return false };
+    // SAFETY: nothing is done with the symbol.
+    unsafe { driver.get::<*const ()>(b"simulator_kernel\0") }.is_ok()
 }
 
 /// Orders of a block's threads that tests run kernels in: forward, backward and two that are shuffled.

@@ -11,7 +11,7 @@ use crate::{EngineConfig, EngineError, InvalidArgument};
 /// Where an engine computes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Device {
-    /// The first GPU, if there is one that can be used; else the CPU.
+    /// GPU 0, if it can be used; else the CPU.
     Auto,
     /// This machine's CPU.
     Cpu,

@@ -3,7 +3,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part")]
 
 use rustllm_cuda::{CudaBackend, CudaOptions};
-use rustllm_cuda_simulator::use_cuda_device;
+use rustllm_cuda_simulator::{on_gpu, use_cuda_device};
 
 /// With the products that are fastest.
 pub fn backend() -> CudaBackend {
@@ -17,5 +17,9 @@ pub fn deterministic_backend() -> CudaBackend {
 
 fn open(options: CudaOptions) -> CudaBackend {
     use_cuda_device();
-    CudaBackend::new(options).expect("a device")
+    let backend = CudaBackend::new(options).expect("a device");
+    if on_gpu() {
+        eprintln!("on {}", backend.device_name());
+    }
+    backend
 }
