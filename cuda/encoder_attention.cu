@@ -102,7 +102,7 @@ ENCODER(64)
 ENCODER(128)
 
 // grid (rows, KV heads x ceil(group / 4)).
-KERNEL(128) encoder_attention(Matrix to, Matrix q, Matrix k, Matrix v, Sequences seqs, int head_dim, ScoreRules rules) {
+KERNEL(128, 1) encoder_attention(Matrix to, Matrix q, Matrix k, Matrix v, Sequences seqs, int head_dim, ScoreRules rules) {
   attend(to, q, OwnRows{k, v, seqs, head_dim}, rules, Partials{});
 }
 EXPORT(encoder_attention)

@@ -107,9 +107,9 @@ DEVICE void linear_row(LinearOperands linear, const Matrix& x) {
   linear.store<T>(linear.column(first + weight), 0, sum, up);
 }
 
-#define ROW(T, format)                                                                                  \
-  KERNEL(kGemmThreads) row_16_##format(LinearOperands linear, Matrix x) { linear_row<T, 1, 4>(linear, x); } \
-  EXPORT(row_16_##format)                                                                               \
-  KERNEL(kGemmThreads) row_32_##format(LinearOperands linear, Matrix x) { linear_row<T, 2, 2>(linear, x); } \
+#define ROW(T, format)                                                                                         \
+  KERNEL(kGemmThreads, 2) row_16_##format(LinearOperands linear, Matrix x) { linear_row<T, 1, 4>(linear, x); } \
+  EXPORT(row_16_##format)                                                                                      \
+  KERNEL(kGemmThreads) row_32_##format(LinearOperands linear, Matrix x) { linear_row<T, 2, 2>(linear, x); }    \
   EXPORT(row_32_##format)
 FOR_FORMATS(ROW)
