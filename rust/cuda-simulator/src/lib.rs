@@ -9,9 +9,9 @@
 //! with it, for builds whose kernels are embedded as source only. Kernels may run in several orders of their threads: see
 //! [`set_schedule`] and `cuda/simulator/shim.hpp`.
 
-use std::ffi::{CStr, CString, c_char, c_int};
+use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::path::Path;
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 
@@ -52,9 +52,32 @@ pub fn on_gpu() -> bool {
 pub fn use_cuda_device() {
     if !on_gpu() {
         load();
-    } else if std::env::var_os(TEST_GPU).is_none_or(|value| value != "simulator") {
+        return;
+    }
+    if std::env::var_os(TEST_GPU).is_none_or(|value| value != "simulator") {
         assert!(!is_the_machines_driver(), "{TEST_GPU} is set, but libcuda.so.1 is the simulator");
     }
+    static KEPT: Once = Once::new();
+    KEPT.call_once(keep_context);
+}
+
+/// Keeps the first device's context until the process ends: tests would make it again and again, a good part of a second each.
+fn keep_context() {
+    type Init = unsafe extern "C" fn(u32) -> c_int;
+    type Retain = unsafe extern "C" fn(*mut *mut c_void, c_int) -> c_int;
+    // SAFETY: the initializers of a driver do nothing that a process need prepare for.
+    let Ok(driver) = (unsafe { Library::open(Some("libcuda.so.1"), RTLD_NOW) }) else { return };
+    let mut context = std::ptr::null_mut();
+    // SAFETY: the functions have these types since the first CUDA, and write one pointer. What fails here, tests find out.
+    unsafe {
+        if let (Ok(init), Ok(retain)) =
+            (driver.get::<Init>(b"cuInit\0"), driver.get::<Retain>(b"cuDevicePrimaryCtxRetain\0"))
+        {
+            init(0);
+            retain(&mut context, 0);
+        }
+    }
+    std::mem::forget(driver);
 }
 
 /// Whether the `libcuda.so.1` that a process gets by its name is the simulator.
