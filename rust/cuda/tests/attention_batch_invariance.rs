@@ -88,7 +88,8 @@ fn a_long_sequence_shares_its_splits() {
         let case = AttentionCase { seqs, shape: shape.clone(), alibi: false, sinks: true, block_size: 16, dtype };
         let together = case.outputs(&backend).unwrap();
         for (got, want) in together.concat().iter().zip(case.outputs(&reference).unwrap().concat()) {
-            assert!((got - want).abs() <= 1e-3, "{dtype}: {got}, {want}");
+            // As the conformance table asks of attention.
+            assert!((got - want).abs() <= 5e-6 * want.abs().max(1.0), "{dtype}: {got}, {want}");
         }
         let together = bits(together);
         for seq in [1, 4] {
